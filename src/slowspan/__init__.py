@@ -1,0 +1,68 @@
+"""Finds out why a slow request was slow, on the OpenTelemetry spans that an application already has."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from slowspan._version import __version__
+
+if TYPE_CHECKING:
+    from slowspan.config import ConfigError, Settings
+    from slowspan.instrumentor import instrument, quick_setup, uninstrument
+    from slowspan.notifiers.base import Notifier
+    from slowspan.processor import SlowSpanProcessor
+    from slowspan.recording.profile import Profile, ProfileFormatError, load_profile
+    from slowspan.report.report import Report
+    from slowspan.control import Status, disable, enable, status
+
+__all__ = [
+    "ConfigError",
+    "Notifier",
+    "Profile",
+    "ProfileFormatError",
+    "Report",
+    "Settings",
+    "SlowSpanProcessor",
+    "Status",
+    "__version__",
+    "disable",
+    "enable",
+    "instrument",
+    "load_profile",
+    "quick_setup",
+    "status",
+    "uninstrument",
+]
+
+_HOMES = {
+    "ConfigError": "slowspan.config",
+    "Notifier": "slowspan.notifiers.base",
+    "Profile": "slowspan.recording.profile",
+    "ProfileFormatError": "slowspan.recording.profile",
+    "Report": "slowspan.report.report",
+    "Settings": "slowspan.config",
+    "SlowSpanProcessor": "slowspan.processor",
+    "Status": "slowspan.control",
+    "disable": "slowspan.control",
+    "enable": "slowspan.control",
+    "instrument": "slowspan.instrumentor",
+    "load_profile": "slowspan.recording.profile",
+    "quick_setup": "slowspan.instrumentor",
+    "status": "slowspan.control",
+    "uninstrument": "slowspan.instrumentor",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: the child process that renders reports needs no OpenTelemetry, and a server that never
+    # has a slow request needs no report.
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
