@@ -1,0 +1,1 @@
+"""From a late request's stacks to a finished profile."""

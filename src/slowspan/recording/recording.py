@@ -1,0 +1,137 @@
+"""The running recording of one span: what exists from the span's start to its end."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import weakref
+
+    from opentelemetry.sdk.trace import Span
+    from pyinstrument import Profiler
+
+    from slowspan.recording.trace import Trace
+
+
+class Lost(enum.Enum):
+    """Why a request's stack can no longer be read; the value is the sentence in the report."""
+
+    THREAD_ENDED = "The thread of this request had ended before the span did."
+    THREAD_REUSED = "The thread of this request went on to another request before the span ended."
+    TOO_MANY = "Too many slow requests were sampled at the same time; this one was left out."
+    NO_THREAD = "The thread of this request could not be told."
+    EVENT_LOOP = "This request ran in an event loop, of which the stacks of single tasks were not read."
+    SAMPLER_OFF = "The stack sampler was not running."
+
+
+class Watcher(Protocol):
+    """The owner of recordings: what it asks of the stack sampler, and what it is told.
+
+    All calls come from the sampler's thread, but for ``end``, which runs where the span is ended.
+    """
+
+    start_after_ns: int
+    interval_ns: int
+    overhead_budget: float
+    fine_switching: bool
+    max_samples: int
+    max_recordings: int
+    hung_after_ns: int
+
+    def on_late(self, recording: Recording) -> bool:
+        """Decide whether a request that has become late is to be sampled."""
+        ...
+
+    def on_threshold(self, recording: Recording, age_ns: int) -> None:
+        """Learn that a late request, of which no threshold is known to be crossed, still runs."""
+        ...
+
+    def on_hung(self, recording: Recording, age_ns: int) -> None:
+        """Learn that a request has been running for ``hung_after``, or twice as long as at the last call."""
+        ...
+
+    def on_lost(self, recording: Recording, reason: str) -> None:
+        """Learn that a recording has been given up: its span will never end."""
+        ...
+
+    def on_error(self, error: Exception) -> None:
+        """Learn of an error of our own."""
+        ...
+
+    def end(self, recording: Recording, span: Span, end_time: int | None) -> None:
+        """Finish a recording and end its span."""
+        ...
+
+
+class Recording:
+    """One span that may become slow.
+
+    Bound to its span as a method it stands in for ``span.end`` on that one instance, because the SDK lets nobody
+    write on a span from its end callbacks. Itself it knows the span weakly: a span that is thrown away without an
+    end is not kept alive.
+
+    Attributes:
+        thread_id: The thread of the request, as of ``_thread.get_ident``, or 0 where it is not known.
+        native_id: The kernel's id of that thread.
+        start_ns: Unix time of the span's start.
+        cpu_at_start_ns: CPU clock of the thread at the start, None where it is not known.
+        selected: Whether the filters take the span; None until somebody had to know.
+        lost: Why nothing (more) is seen of the request, or None.
+        trace: What the sampler has seen; None until the request is late.
+        inline: The profiler of the inline engine, or None.
+        origin_ns: The monotonic clock at the span's start. Set with the trace.
+        hung_ns: Age at which the next partial profile is due. Set with the trace.
+        threshold_ns: Set when the request has crossed it, else 0.
+        id: 16 hexadecimal digits, set with the threshold.
+        name: The report's file name without extension, set with the threshold.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "cpu_at_start_ns",
+        "hung_ns",
+        "id",
+        "inline",
+        "lost",
+        "name",
+        "native_id",
+        "origin_ns",
+        "owner",
+        "selected",
+        "span",
+        "start_ns",
+        "thread_id",
+        "threshold_ns",
+        "trace",
+    )
+
+    hung_ns: int
+    id: str
+    name: str
+    origin_ns: int
+
+    def __init__(
+        self,
+        owner: Watcher,
+        span: weakref.ref[Span],
+        start_ns: int,
+        thread_id: int,
+        native_id: int,
+        cpu_at_start_ns: int | None,
+    ) -> None:
+        self.owner = owner
+        self.span = span
+        self.start_ns = start_ns
+        self.thread_id = thread_id
+        self.native_id = native_id
+        self.cpu_at_start_ns = cpu_at_start_ns
+        self.selected: bool | None = None
+        self.lost: Lost | None = None
+        self.trace: Trace | None = None
+        self.inline: Profiler | None = None
+        self.threshold_ns = 0
+
+    def __call__(self, span: Span, end_time: int | None = None) -> None:
+        """End the span: the stand-in for ``span.end``."""
+        self.owner.end(self, span, end_time)

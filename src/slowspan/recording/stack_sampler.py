@@ -1,0 +1,273 @@
+"""The one background thread that looks at the stacks of requests which are already late."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+from slowspan.fork import call_after_fork
+from slowspan.recording.budget import Budget
+from slowspan.recording.recording import Lost
+from slowspan.recording.sampling import give_up_reused_threads, sample
+from slowspan.recording.switching import FineSwitching
+from slowspan.recording.trace import Trace
+
+if TYPE_CHECKING:
+    from slowspan.recording.recording import Recording, Watcher
+
+LINGER_NS = 2_000_000_000
+"""Time of short sleeps after the last open span: waking a parked thread costs a request up to 36 µs."""
+
+MAX_AGE_NS = 3_600_000_000_000
+"""Age at which a span is taken for one that nobody will end; its partial profile remains."""
+
+JITTER = 0.5
+"""Each sleep is 0.5 to 1.5 intervals long: a fixed one locks on to whatever the application does periodically."""
+
+
+def unavailable() -> str | None:
+    """Return why this interpreter's stacks cannot be sampled from another thread, or None when they can."""
+    gil_enabled = getattr(sys, "_is_gil_enabled", None)
+    if gil_enabled is not None and not gil_enabled():
+        return "this is a free-threaded interpreter, on which walking another thread's stack is not safe"
+    if not hasattr(sys, "_current_frames"):
+        return "this interpreter has no sys._current_frames()"
+    return None
+
+
+class StackSampler:
+    """Samples late recordings from one daemon thread.
+
+    A request's thread only puts its recording into ``young`` and takes it out again. Everything else happens here.
+
+    Attributes:
+        young: Recordings that are not late, oldest first. Request threads add and remove; this thread removes.
+        late: Recordings that are being sampled. Only this thread changes it.
+        parked: Whether the thread sleeps without a time limit and must be woken for a new recording.
+    """
+
+    def __init__(self) -> None:
+        self._watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
+        self._interval_ns = 10_000_000
+        self._start_after_ns = 50_000_000
+        self._switching = FineSwitching()
+        self._budget = Budget(0.01)
+        self._reset()
+
+    def _reset(self) -> None:
+        self.young: dict[Recording, None] = {}
+        self.late: dict[Recording, None] = {}
+        self.parked = True
+        self._thread: threading.Thread | None = None
+        self._start_lock = threading.Lock()
+        self._bell = threading.Lock()
+        self._bell.acquire()
+        self._stopping = False
+        self._tick_number = 0
+        self._cpu_ns = 0
+        self._awake_ns = 0
+        self._linger_until_ns = 0
+
+    # -- Called by processors and request threads.
+
+    def watch(self, watcher: Watcher) -> None:
+        """Take a processor's limits into account; the strictest of all processors hold."""
+        self._watchers.add(watcher)
+        self._apply_limits()
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """Forget a processor and its recordings, and end the thread when it was the last one."""
+        self._watchers.discard(watcher)
+        for recording in [*self.young, *self.late]:
+            if recording.owner is watcher:
+                recording.selected = False
+                self.young.pop(recording, None)
+        if self._watchers:
+            self._apply_limits()
+        else:
+            self.stop()
+
+    def wake(self) -> None:
+        """Start the thread, or wake it from its long sleep. Runs on a request's thread.
+
+        Raises:
+            RuntimeError: No thread can be started.
+        """
+        self.parked = False
+        if self._thread is None:
+            self._start()
+        else:
+            self._ring()
+
+    def stop(self, timeout: float = 1.0) -> None:
+        """End the thread and restore what it changed; it starts again with the next span.
+
+        Args:
+            timeout: Time limit in seconds.
+        """
+        with self._start_lock:
+            thread, self._thread = self._thread, None
+            self.parked = True
+            if thread is None:
+                return
+            self._stopping = True
+            self._ring()
+        thread.join(timeout)
+        self.late.clear()
+
+    def cost(self) -> float:
+        """Return the sampler's own CPU time as a share of one core, over the time in which it was not parked."""
+        return self._cpu_ns / self._awake_ns if self._awake_ns else 0.0
+
+    @property
+    def interval(self) -> float:
+        """The mean time between two ticks that the budget allows now, in seconds."""
+        return self._budget.stretch(self._interval_ns) / 1e9
+
+    def reset_after_fork(self) -> None:
+        """Start anew in a forked child, whose threads are gone and whose locks may be held for ever."""
+        self._switching.restore()
+        for recording in [*self.young, *self.late]:
+            recording.selected = False  # The request goes on in the parent.
+        self._reset()
+
+    def _apply_limits(self) -> None:
+        watchers = list(self._watchers)
+        self._interval_ns = min(watcher.interval_ns for watcher in watchers)
+        self._start_after_ns = min(watcher.start_after_ns for watcher in watchers)
+        self._budget.share = min(watcher.overhead_budget for watcher in watchers)
+        self._switching.allowed = all(watcher.fine_switching for watcher in watchers)
+
+    def _start(self) -> None:
+        with self._start_lock:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="slowspan-sampler", daemon=True)
+                self._stopping = False
+                self._thread = thread
+                try:
+                    thread.start()
+                except BaseException:
+                    self._thread = None
+                    self.parked = True
+                    raise
+
+    def _ring(self) -> None:
+        # Somebody else may have rung already.
+        with contextlib.suppress(RuntimeError):
+            self._bell.release()
+
+    # -- The thread.
+
+    def _run(self) -> None:
+        cpu, clock = time.thread_time_ns(), time.perf_counter_ns()
+        self._linger_until_ns = clock + LINGER_NS
+        while not self._stopping:
+            try:
+                delay_ns = self._tick()
+            except Exception as error:
+                for watcher in list(self._watchers):
+                    watcher.on_error(error)
+                delay_ns = self._start_after_ns
+            cpu_before, clock_before = cpu, clock
+            cpu, clock = time.thread_time_ns(), time.perf_counter_ns()
+            self._cpu_ns += cpu - cpu_before
+            self._awake_ns += clock - clock_before
+            self._budget.spend(cpu - cpu_before, clock)
+            if delay_ns is None:
+                self._park()
+                clock = time.perf_counter_ns()
+            else:
+                self._bell.acquire(timeout=delay_ns / 1e9)
+        self._switching.restore()
+
+    def _park(self) -> None:
+        self.parked = True
+        # A request may have looked at ``parked`` just before.
+        if not self.young:
+            self._bell.acquire()
+        self.parked = False
+
+    def _tick(self) -> float | None:
+        """Look at everything once; return the nanoseconds to sleep, or None to park."""
+        now = time.time_ns()
+        next_due_ns = self._collect_late(now)
+        if self.late:
+            self._switching.update(len(self.young) + len(self.late))
+            give_up_reused_threads(self.late, self.young)
+            stride = self._prune_late(now)
+            self._tick_number = (self._tick_number // stride + 1) * stride
+            sample(self.late, self._tick_number)
+            interval_ns = self._budget.stretch(self._interval_ns * stride)
+            return min(interval_ns * (1 - JITTER + 2 * JITTER * random.random()), next_due_ns)
+        self._switching.restore()
+        clock = time.perf_counter_ns()
+        if self.young:
+            self._linger_until_ns = clock + LINGER_NS
+        elif clock > self._linger_until_ns:
+            return None
+        return next_due_ns
+
+    def _collect_late(self, now: int) -> int:
+        """Move recordings that have become late; return the nanoseconds until the next one will be."""
+        one_delay_for_all = len(self._watchers) == 1
+        next_due = self._start_after_ns
+        for recording in list(self.young):
+            due = recording.start_ns + recording.owner.start_after_ns - now
+            if due <= 0:
+                self.young.pop(recording, None)
+                self._begin(recording)
+            else:
+                next_due = min(next_due, due)
+                if one_delay_for_all:
+                    break  # Those that follow are younger still.
+        return next_due
+
+    def _begin(self, recording: Recording) -> None:
+        owner = recording.owner
+        if recording.span() is None:
+            owner.on_lost(recording, "its span was thrown away without an end")
+        elif owner.on_late(recording):
+            recording.hung_ns = owner.hung_after_ns
+            recording.origin_ns = time.perf_counter_ns() - (time.time_ns() - recording.start_ns)
+            if len(self.late) >= owner.max_recordings:
+                recording.lost = Lost.TOO_MANY
+            recording.trace = Trace(owner.max_samples, recording.cpu_at_start_ns)
+            self.late[recording] = None
+
+    def _prune_late(self, now: int) -> int:
+        """Forget what has ended, tell owners how old the rest is; return the smallest stride."""
+        stride = 0
+        for recording in list(self.late):
+            trace = recording.trace
+            age = now - recording.start_ns
+            owner = recording.owner
+            if trace is None or trace.closed or recording.selected is False:
+                del self.late[recording]
+                continue
+            if recording.span() is None or age > MAX_AGE_NS:
+                del self.late[recording]
+                owner.on_lost(recording, "its span was not ended")
+                continue
+            stride = min(stride or trace.stride, trace.stride)
+            if not recording.threshold_ns:
+                owner.on_threshold(recording, age)
+            if age >= recording.hung_ns:
+                recording.hung_ns = 2 * age
+                owner.on_hung(recording, age)
+        return stride or 1
+
+
+shared = StackSampler()
+"""The sampler of this process."""
+
+call_after_fork(shared.reset_after_fork)
+
+
+def live_recordings() -> int:
+    """Return the number of spans that are being watched now."""
+    return len(shared.young) + len(shared.late)

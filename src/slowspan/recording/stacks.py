@@ -1,0 +1,145 @@
+"""Reading the stacks of running threads, and keeping many similar stacks in little memory."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from array import array
+from typing import TYPE_CHECKING, Any
+
+from slowspan.recording.profile import ROOT
+
+if TYPE_CHECKING:
+    from types import CodeType, FrameType
+
+MAX_DEPTH = 1000
+"""Frames kept of one stack, counted from the root: CPython's own default recursion limit."""
+
+# CPython 3.11 can crash when a collection runs while a foreign stack is walked: a finalizer may let the other
+# thread return from the very frame that is being materialised.
+_GUARD_COLLECTOR = sys.version_info[:2] == (3, 11)
+
+FlatStack = list[Any]
+"""A stack, innermost frame first, as ``[code, offset, code, offset, …]``; offsets in bytes of bytecode."""
+
+
+def read_stacks(thread_ids: set[int]) -> dict[int, tuple[FlatStack, int]]:
+    """Read the stacks of some threads at this instant.
+
+    No frame object outlives the call, and no local variable is touched.
+
+    Args:
+        thread_ids: The threads' identifiers as of ``_thread.get_ident``.
+
+    Returns:
+        For every thread that is alive, its stack and the line number of its innermost frame.
+    """
+    collecting = _GUARD_COLLECTOR and gc.isenabled()
+    if collecting:
+        gc.disable()
+    try:
+        frames = sys._current_frames()
+        stacks = {}
+        for thread_id in thread_ids:
+            frame = frames.get(thread_id)
+            if frame is not None:
+                line = frame.f_lineno
+                stacks[thread_id] = (_flatten(frame), line if line is not None else 0)
+        return stacks
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _flatten(frame: FrameType | None) -> FlatStack:
+    flat: FlatStack = []
+    append = flat.append
+    while frame is not None:
+        append(frame.f_code)
+        append(frame.f_lasti)
+        frame = frame.f_back
+    if len(flat) > 2 * MAX_DEPTH:
+        del flat[: len(flat) - 2 * MAX_DEPTH]
+    return flat
+
+
+class StackTable:
+    """The stacks of one recording as a tree, so that a sample costs one integer.
+
+    A node is a code object with an instruction offset below its caller's node. Not thread-safe: the recording's
+    lock guards it.
+
+    Attributes:
+        codes: The code object of every node.
+        offsets: The instruction offset of every node, in bytes.
+        parents: The caller's node of every node, or ``ROOT``.
+        truncated: Number of stacks of which inner frames were left out because the table was full.
+    """
+
+    __slots__ = ("_children", "_last", "_max_nodes", "_path", "codes", "offsets", "parents", "truncated")
+
+    def __init__(self, max_nodes: int) -> None:
+        self.codes: list[CodeType] = []
+        self.offsets = array("i")
+        self.parents = array("i")
+        self.truncated = 0
+        self._max_nodes = max_nodes
+        # Keyed by id(code): hashing a code object costs 0.3 µs. ``codes`` keeps it alive, so ids stay unique.
+        self._children: dict[tuple[int, int, int], int] = {}
+        self._last: FlatStack = []
+        self._path: list[int] = []
+
+    def intern(self, flat: FlatStack) -> int:
+        """Return the node of a stack, making the nodes that are new.
+
+        Args:
+            flat: The stack, innermost frame first; the table keeps the list.
+
+        Returns:
+            The node's index, or ``ROOT`` for an empty stack.
+        """
+        path, last = self._path, self._last
+        if flat != last:
+            unknown = self._skip_common(flat, last)
+            node = path[-1] if path else ROOT
+            while unknown:
+                child = self._child(node, flat[unknown - 2], flat[unknown - 1])
+                if child is None:
+                    self.truncated += 1
+                    flat = flat[unknown:]
+                    break
+                path.append(child)
+                node = child
+                unknown -= 2
+            self._last = flat
+        return path[-1] if path else ROOT
+
+    def _skip_common(self, flat: FlatStack, last: FlatStack) -> int:
+        """Cut the path back to the frames that both stacks share; return where the others end in ``flat``."""
+        i, j, depth = len(flat), len(last), 0
+        while i and j and flat[i - 2] is last[j - 2] and flat[i - 1] == last[j - 1]:
+            i -= 2
+            j -= 2
+            depth += 1
+        del self._path[depth:]
+        return i
+
+    def _child(self, parent: int, code: CodeType, offset: int) -> int | None:
+        key = (parent, id(code), offset)
+        child = self._children.get(key)
+        if child is None and len(self.codes) < self._max_nodes:
+            child = self._children[key] = len(self.codes)
+            self.codes.append(code)
+            self.offsets.append(offset)
+            self.parents.append(parent)
+        return child
+
+    def common_ancestor(self, first: int, second: int) -> int:
+        """Return the innermost node that both stacks share, or ``ROOT``."""
+        # A parent's index is always smaller than its children's.
+        while first != second:
+            if first > second:
+                first = self.parents[first]
+            else:
+                second = self.parents[second]
+        return first
