@@ -1,0 +1,1 @@
+"""From a finished profile to the notifiers, off the request's thread."""

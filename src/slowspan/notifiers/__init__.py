@@ -1,0 +1,1 @@
+"""Everything that hands a report to people: one file per notifier."""

@@ -1,0 +1,55 @@
+"""The seam for notifiers: what one must do, and what it may rely on. No logic here.
+
+A new notifier is one file (or one function) and one entry point in the group ``slowspan_notifier``::
+
+    [project.entry-points.slowspan_notifier]
+    pager = "my_package:PagerNotifier"
+
+The entry point names a class, or a plain function that takes the report. A class is made with its
+``from_settings(settings)`` where it has one, else without arguments.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from slowspan.report.report import Report
+
+
+@runtime_checkable
+class Notifier(Protocol):
+    """Hands reports to people, in the manner of OpenTelemetry's exporters.
+
+    All calls come from slowspan's delivery threads, never from a request's thread, with OpenTelemetry's
+    instrumentation suppressed. One notifier is never called twice at the same time.
+    """
+
+    def notify(self, report: Report) -> None:
+        """Deliver one report.
+
+        May block; the other notifiers do not wait for it.
+
+        Args:
+            report: The report of one slow request; ``report.profile.running`` tells a partial one, which is
+                replaced by a later report of the same ``report.profile.id``.
+
+        Raises:
+            Exception: The report was not delivered. It is logged and counted as ``notifier_failed``.
+        """
+        ...
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Deliver whatever is still held back, within the time limit.
+
+        Args:
+            timeout_millis: Time limit in milliseconds.
+
+        Returns:
+            Whether everything was delivered.
+        """
+        ...
+
+    def shutdown(self) -> None:
+        """Release resources. Nothing is delivered after this call."""
+        ...

@@ -1,0 +1,68 @@
+"""The notifier ``log``: one line per report."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slowspan.config import Settings
+    from slowspan.report.report import Report
+
+_logger = logging.getLogger("slowspan.report")
+
+
+def file_writes_the_line(settings: Settings) -> bool:
+    """Tell which notifier writes the line when both ``file`` and ``log`` are on.
+
+    It is ``file``: only it knows when the page can be opened, and whether there is one.
+    """
+    return "file" in settings.notifiers and "log" in settings.notifiers
+
+
+def log_report(report: Report, where: str | None) -> None:
+    """Write the line on a report, as a warning of the logger ``slowspan.report``.
+
+    A warning, because Python shows those even where logging was never set up. The record also carries
+    ``slowspan_id``, ``slowspan_trace_id`` and ``slowspan_report``, for handlers that write fields.
+
+    Args:
+        report: The report; its summary has no line breaks, whatever the URL had.
+        where: Where it can be read, or why it cannot; None when it was not kept.
+    """
+    line = report.summary if where is None else f"{report.summary} · {where}"
+    fields = {
+        "slowspan_id": report.profile.id,
+        "slowspan_trace_id": report.profile.span.trace_id,
+        "slowspan_report": where,
+    }
+    _logger.warning("%s", line, extra=fields)
+
+
+class LogNotifier:
+    """Writes one log line per report.
+
+    Args:
+        silent: Whether the line is left to the file notifier.
+    """
+
+    def __init__(self, *, silent: bool = False) -> None:
+        self._silent = silent
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> LogNotifier:
+        """Make the notifier; silent where the file notifier writes the same line with the path."""
+        return cls(silent=file_writes_the_line(settings))
+
+    def notify(self, report: Report) -> None:
+        """Write the line."""
+        if not self._silent:
+            log_report(report, None if report.url is None else f"report {report.url}")
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:  # noqa: ARG002 -- the protocol's signature
+        """Return True: nothing is held back."""
+        return True
+
+    def shutdown(self) -> None:
+        """Write no more lines."""
+        self._silent = True

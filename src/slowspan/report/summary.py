@@ -1,0 +1,161 @@
+"""What a profile says in a few words: hot lines, and one line for logs and messages.
+
+Imported by the application's process: no pyinstrument here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from slowspan.redaction import one_line
+
+if TYPE_CHECKING:
+    from slowspan.recording.profile import Profile
+
+ENDPOINT_LIMIT = 200
+"""Characters of the endpoint in a summary: paths are as long as a stranger likes."""
+
+SECONDS_FROM_NS = 500_000_000
+"""From here on a duration is told in seconds: people set thresholds of 0.5 s and see queries of 340 ms."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HotLine:
+    """The own time of one line: what was spent while it was the innermost one."""
+
+    share: float
+    """Part of the request's duration, 0 to 1."""
+    wall_ns: int
+    cpu_ns: int
+    """The part of ``wall_ns`` in which the thread was computing; 0 where no CPU clock exists."""
+    file: str
+    """Full path; empty for a synthetic entry."""
+    short_file: str
+    """The path's last part."""
+    line: int
+    """Line number; 0 for a synthetic entry."""
+    function: str
+    class_name: str | None
+    synthetic: bool
+    """Whether this is not a line but time of which no sample tells the line."""
+
+
+def hot_lines(profile: Profile, limit: int = 5) -> tuple[HotLine, ...]:
+    """Return the lines with most own time.
+
+    Args:
+        profile: The profile; partial and empty ones too.
+        limit: Greatest number of lines.
+
+    Returns:
+        The lines, hottest first. Synthetic entries are among them.
+    """
+    times: dict[tuple[str, int, str], list[int]] = {}
+    class_names: dict[tuple[str, int, str], str | None] = {}
+    for sample in profile.samples:
+        frame_index, line = profile.locations[profile.stacks[sample.stack].location]
+        frame = profile.frames[frame_index]
+        key = (frame.file, line, frame.name)
+        time = times.setdefault(key, [0, 0])
+        time[0] += sample.wall_ns
+        time[1] += sample.cpu_ns
+        class_names.setdefault(key, frame.class_name)
+    hottest = sorted(times, key=lambda key: times[key][0], reverse=True)[:limit]
+    return tuple(
+        HotLine(
+            share=times[key][0] / profile.duration_ns if profile.duration_ns else 0.0,
+            wall_ns=times[key][0],
+            cpu_ns=times[key][1],
+            file=key[0],
+            short_file=short_name(key[0]),
+            line=key[1],
+            function=key[2],
+            class_name=class_names[key],
+            synthetic=not key[0],
+        )
+        for key in hottest
+    )
+
+
+def describe(hot_line: HotLine) -> str:
+    """Return a hot line in words: ``71 % pricing.py:41 total_for``."""
+    return hot_text(hot_line.share, hot_line.file, hot_line.line, hot_line.function)
+
+
+def hot_text(share: float, file: str, line: int, function: str) -> str:
+    """Return a hot line in words, from its raw parts.
+
+    Args:
+        share: Part of the duration, 0 to 1.
+        file: Path of any length; empty for a synthetic entry.
+        line: Line number.
+        function: Name of the function or of the synthetic entry.
+
+    Returns:
+        ``71 % pricing.py:41 total_for``, or ``12 % [computed, not seen]``.
+    """
+    if not file:
+        return f"{format_share(share)} {function}"
+    return f"{format_share(share)} {short_name(file)}:{line} {function}"
+
+
+def summarize(profile: Profile, hot_lines: tuple[HotLine, ...]) -> str:
+    """Return one line about a slow request.
+
+    Args:
+        profile: The profile, finished or partial.
+        hot_lines: Its hot lines, hottest first.
+
+    Returns:
+        ``slow request GET /orders/<id> 1.42 s > 1 s · 71 % pricing.py:41``, without control characters.
+    """
+    what = "request" if profile.span.kind == "SERVER" else "span"
+    duration = format_duration(profile.duration_ns)
+    if profile.running:
+        duration = f"still running after {duration}"
+    endpoint = one_line(profile.span.endpoint, ENDPOINT_LIMIT)
+    text = f"slow {what} {endpoint} {duration} > {format_duration(profile.threshold_ns)}"
+    if hot_lines:
+        hottest = hot_lines[0]
+        where = hottest.function if hottest.synthetic else f"{hottest.short_file}:{hottest.line}"
+        text += f" · {format_share(hottest.share)} {one_line(where, ENDPOINT_LIMIT)}"
+    return text
+
+
+def format_duration(duration_ns: int) -> str:
+    """Return a duration for people, with three significant digits.
+
+    Args:
+        duration_ns: Nanoseconds.
+
+    Returns:
+        For example ``1.42 s``, ``20 s``, ``340 ms``, ``85 µs``.
+    """
+    if duration_ns >= SECONDS_FROM_NS:
+        return f"{_three_digits(duration_ns / 1e9)} s"
+    if duration_ns >= 1_000_000:
+        return f"{_three_digits(duration_ns / 1e6)} ms"
+    return f"{_three_digits(duration_ns / 1e3)} µs"
+
+
+def format_share(share: float) -> str:
+    """Return a share of 0 to 1 as a percentage: ``71 %``, ``<1 %``."""
+    if 0 < share < 0.01:
+        return "<1 %"
+    return f"{share * 100:.0f} %"
+
+
+def short_name(file: str) -> str:
+    """Return the last part of a path of any operating system."""
+    return re.split(r"[\\/]", file)[-1]
+
+
+def _three_digits(value: float) -> str:
+    if value <= 0:
+        return "0"
+    decimals = min(max(2 - math.floor(math.log10(value)), 0), 2)
+    text = f"{value:.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,106 @@
+"""A profile as plain text, for terminals and logs. No colours, no control characters from strangers."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
+from slowspan.redaction import one_line
+from slowspan.report.summary import describe, format_duration, format_share, hot_lines, summarize
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pyinstrument.session import Session
+
+    from slowspan.recording.profile import Profile
+
+WIDEST = 1000
+"""Characters of a line where no width is asked for: names and paths can be of any length."""
+
+_LABEL = 12
+"""Columns of a fact's name."""
+
+_LEAST_FRAME = 24
+"""Columns that a line of the call tree must have left for its frame to be worth a line."""
+
+
+def render_text(profile: Profile, width: int | None = None) -> str:
+    """Render a profile as text: facts, hot lines, call tree.
+
+    Imports pyinstrument: not for the application's process.
+
+    Args:
+        profile: The profile, finished or partial, of any number of samples.
+        width: Columns of the terminal: facts are wrapped, frames are cut. None for a file.
+
+    Returns:
+        Lines of printable text, with a line end after the last.
+    """
+    width = width or WIDEST
+    lines = [*_facts(profile, width), "", *_hot_lines(profile), *_call_tree(profile, width)]
+    return "".join(one_line(line, width).rstrip() + "\n" for line in lines)
+
+
+def _facts(profile: Profile, width: int) -> Iterator[str]:
+    span, process = profile.span, profile.process
+    started = datetime.fromtimestamp(profile.start_time_ns / 1e9, timezone.utc)
+    facts = [
+        ("started", f"{started:%Y-%m-%d %H:%M:%S} UTC"),
+        ("path", span.path),
+        ("parameters", "&".join(f"{name}={value}" for name, value in span.parameters)),
+        ("status", span.status_code or ("error" if span.error else None)),
+        ("service", " ".join(filter(None, (span.service_name, span.service_version)))),
+        ("process", f"{process.pid} on {process.host}, Python {process.python}"),
+        ("thread", process.thread_name),
+        ("trace", f"{span.trace_id}, span {span.span_id}"),
+        ("profile", f"{profile.id}, {profile.sample_count} samples, engine {profile.engine}"),
+        ("time", _split(profile)),
+        *(("note", note) for note in profile.notes),
+    ]
+    yield from wrap(summarize(profile, ()), width)
+    yield ""
+    for name, value in facts:
+        if value:
+            first, *others = wrap(one_line(str(value), WIDEST), max(width - _LABEL, _LABEL))
+            yield f"{name:<{_LABEL}}{first}"
+            yield from (" " * _LABEL + other for other in others)
+
+
+def _split(profile: Profile) -> str:
+    if profile.cpu_time_ns is None or not profile.duration_ns:
+        return format_duration(profile.duration_ns)
+    waiting_ns = max(profile.duration_ns - profile.cpu_time_ns, 0)
+    share = min(profile.cpu_time_ns / profile.duration_ns, 1.0)
+    return (
+        f"computing {format_duration(profile.cpu_time_ns)} ({format_share(share)}), "
+        f"waiting {format_duration(waiting_ns)} ({format_share(1 - share)})"
+    )
+
+
+def _hot_lines(profile: Profile) -> Iterator[str]:
+    for line in hot_lines(profile):
+        yield f"{format_duration(line.wall_ns):>9}  {describe(line)}"
+
+
+def _call_tree(profile: Profile, width: int) -> Iterator[str]:
+    yield ""
+    if not profile.samples:
+        yield "No stack of this request was read."
+        return
+    # Imported here because it costs 40 ms, and a module may be imported without rendering.
+    from pyinstrument.renderers import ConsoleRenderer
+
+    class TreeRenderer(ConsoleRenderer):
+        def render_preamble(self, session: Session) -> str:  # noqa: ARG002
+            return ""
+
+    cut = False
+    for line in TreeRenderer(unicode=True).render(profile.session()).rstrip().split("\n"):
+        if len(line) - len(line.lstrip(" ├─│└")) > width - _LEAST_FRAME:
+            cut = True
+        else:
+            yield line
+    if cut:
+        yield "Deeper frames need a wider terminal; a file has them all."
