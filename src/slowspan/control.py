@@ -1,0 +1,82 @@
+"""What slowspan is doing in this process, and its switch at run time."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slowspan.processor import SlowSpanProcessor
+
+_processors: weakref.WeakSet[SlowSpanProcessor] = weakref.WeakSet()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Counts since the start of this process."""
+
+    enabled: bool
+    """Whether new spans are watched."""
+    unavailable: str | None = None
+    """Why this interpreter cannot be sampled, or None."""
+    seen: int = 0
+    """Spans watched."""
+    recorded: int = 0
+    """Spans that became late and passed the filters, so that they were sampled."""
+    slow: int = 0
+    """Spans over their threshold."""
+    reports: int = 0
+    """Reports handed to at least one notifier."""
+    drops: dict[str, int] = field(default_factory=dict)
+    """Losses by reason."""
+    sampler_cost: float = 0.0
+    """CPU time of the stack sampler as a share of one core."""
+    interval: float = 0.0
+    """Current mean time between two samples, in seconds."""
+    report_dir: str = ""
+
+
+def register(processor: SlowSpanProcessor) -> None:
+    """Let a processor take part in ``status``, ``enable`` and ``disable``."""
+    _processors.add(processor)
+
+
+def status() -> Status:
+    """Return what slowspan has done in this process, summed over its processors.
+
+    Returns:
+        The status; ``enabled`` is False when there is no processor.
+    """
+    parts = [processor.status() for processor in list(_processors)]
+    if not parts:
+        return Status(enabled=False)
+    drops: dict[str, int] = {}
+    for part in parts:
+        for reason, count in part.drops.items():
+            drops[reason] = drops.get(reason, 0) + count
+    return Status(
+        enabled=any(part.enabled for part in parts),
+        unavailable=parts[0].unavailable,
+        seen=sum(part.seen for part in parts),
+        recorded=sum(part.recorded for part in parts),
+        slow=sum(part.slow for part in parts),
+        reports=sum(part.reports for part in parts),
+        drops=drops,
+        # One sampler serves all processors.
+        sampler_cost=parts[0].sampler_cost,
+        interval=parts[0].interval,
+        report_dir=parts[0].report_dir,
+    )
+
+
+def enable() -> None:
+    """Watch new spans (again), in all processors of this process."""
+    for processor in list(_processors):
+        processor.enable()
+
+
+def disable() -> None:
+    """Watch no new spans and forget those that are running, in all processors of this process."""
+    for processor in list(_processors):
+        processor.disable()

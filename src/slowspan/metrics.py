@@ -1,0 +1,59 @@
+"""slowspan's own figures as OpenTelemetry metrics: they cost nothing unless a meter provider reads them."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING
+
+from opentelemetry.metrics import CallbackOptions, Observation, get_meter
+
+from slowspan._version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from slowspan.processor import SlowSpanProcessor
+    from slowspan.control import Status
+
+
+def register(processor: SlowSpanProcessor) -> None:
+    """Make the instruments of a processor: asynchronous ones, which are read when metrics are collected.
+
+    Args:
+        processor: Known weakly, so that the meter does not keep it alive.
+    """
+    reference = weakref.ref(processor)
+    meter = get_meter("slowspan", __version__)
+
+    def observe(read: Callable[[Status], Iterable[Observation]]) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def callback(_options: CallbackOptions) -> Iterable[Observation]:
+            watched = reference()
+            return read(watched.status()) if watched is not None else ()
+
+        return callback
+
+    def counter(name: str, description: str, read: Callable[[Status], int]) -> None:
+        callback = observe(lambda status: [Observation(read(status))])
+        meter.create_observable_counter(name, [callback], unit="{span}", description=description)
+
+    counter("slowspan.spans.seen", "Spans watched", lambda status: status.seen)
+    counter("slowspan.spans.recorded", "Spans sampled because they were late", lambda status: status.recorded)
+    counter("slowspan.spans.slow", "Spans over their threshold", lambda status: status.slow)
+    counter("slowspan.reports", "Reports handed to a notifier", lambda status: status.reports)
+    meter.create_observable_counter(
+        "slowspan.drops",
+        [observe(lambda status: [Observation(n, {"reason": reason}) for reason, n in status.drops.items()])],
+        description="Losses by reason",
+    )
+    meter.create_observable_gauge(
+        "slowspan.sampler.cost",
+        [observe(lambda status: [Observation(status.sampler_cost)])],
+        unit="1",
+        description="CPU time of the stack sampler as a share of one core",
+    )
+    meter.create_observable_gauge(
+        "slowspan.sampler.interval",
+        [observe(lambda status: [Observation(status.interval)])],
+        unit="s",
+        description="Current mean time between two samples",
+    )

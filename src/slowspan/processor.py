@@ -1,0 +1,177 @@
+"""The span processor: the only file with OpenTelemetry's callbacks."""
+
+from __future__ import annotations
+
+import atexit
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.sdk.trace import SpanProcessor
+
+from slowspan import metrics
+from slowspan.config_sources import load_settings
+from slowspan.counters import Counters
+from slowspan.delivery.pipeline import Delivery
+from slowspan.recording import stack_sampler
+from slowspan.recording.finished import build_profile
+from slowspan.semconv import read_http, span_facts
+from slowspan.control import Status, register
+from slowspan.watcher import SpanWatcher
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import ReadableSpan, Span
+
+    from collections.abc import Sequence
+
+    from slowspan.config_sources import LoadedSettings
+    from slowspan.notifiers.base import Notifier
+    from slowspan.recording.finished import Finished
+    from slowspan.recording.profile import Profile
+
+
+class SlowSpanProcessor(SpanProcessor):
+    """Keeps a profile of every server span that was slow.
+
+    Add it to any SDK tracer provider, before or after the exporters' processors::
+
+        provider.add_span_processor(SlowSpanProcessor(threshold=0.5))
+
+    The callbacks run on the requests' threads: they take microseconds, do no I/O and never raise.
+
+    Attributes:
+        settings: The settings in force.
+        origins: Where each setting comes from, by its name.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        """Make a processor; nothing runs before the first span.
+
+        Args:
+            **options: Settings by name, as in :class:`slowspan.Settings`. What is not given comes from the
+                environment, then from the file that ``OTEL_PYTHON_SLOWSPAN_CONFIG`` names, then from the defaults.
+
+        Raises:
+            ConfigError: An option is unknown or wrong.
+        """
+        self._set_up(load_settings(**options))
+
+    @classmethod
+    def from_loaded(cls, loaded: LoadedSettings) -> SlowSpanProcessor:
+        """Make a processor with settings that have been put together already."""
+        processor = cls.__new__(cls)
+        processor._set_up(loaded)
+        return processor
+
+    def _set_up(self, loaded: LoadedSettings) -> None:
+        self.settings = loaded.settings
+        self.origins = loaded.origins
+        self._counters = Counters()
+        self._sampler = stack_sampler.shared
+        self._delivery: Delivery[Finished] = Delivery(
+            self.settings,
+            self._counters,
+            load=self._load_notifiers,
+            resolve=self._resolve,
+            render_html=_render_html,
+            compress=_compress,
+        )
+        self._watcher = SpanWatcher(self.settings, self._counters, self._sampler, self._delivery)
+        self._kinds = self._watcher.kinds
+        self._closed = False
+        self._sampler.watch(self._watcher)
+        register(self)
+        metrics.register(self)
+        atexit.register(_shutdown_at_exit, weakref.ref(self))
+
+    # -- OpenTelemetry's callbacks.
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Begin to watch a span. Runs on the request's thread."""
+        # Compared by identity: hashing an enum member costs more than all the rest for spans of other kinds.
+        if span.kind in self._kinds and self._watcher.enabled:
+            try:
+                self._watcher.start(span)
+            except Exception as error:
+                self._watcher.on_error(error)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Do nothing: the span cannot be written any more. Its ``end`` was ours."""
+
+    def shutdown(self) -> None:
+        """Stop watching and deliver what is waiting, within ``flush_timeout`` seconds."""
+        if self._closed:
+            return
+        self._closed = True
+        self._watcher.enabled = False
+        self._sampler.unwatch(self._watcher)
+        self._delivery.shutdown(self.settings.flush_timeout)
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Deliver what is waiting, within ``flush_timeout`` seconds at most.
+
+        Args:
+            timeout_millis: Time limit in milliseconds.
+
+        Returns:
+            True always: after anything else the SDK does not flush the processors that follow.
+        """
+        self._delivery.force_flush(min(timeout_millis, int(self.settings.flush_timeout * 1000)))
+        return True
+
+    # -- Run-time control.
+
+    def enable(self) -> None:
+        """Watch new spans (again). Has no effect after ``shutdown``."""
+        self._watcher.enabled = not self._closed
+
+    def disable(self) -> None:
+        """Watch no new spans and forget those that are running."""
+        self._watcher.enabled = False
+
+    def status(self) -> Status:
+        """Return what this processor has done so far."""
+        counts = self._counters.snapshot()
+        return Status(
+            enabled=self._watcher.enabled,
+            unavailable=stack_sampler.unavailable(),
+            seen=self._watcher.seen(),
+            recorded=counts.recorded,
+            slow=counts.slow,
+            reports=counts.reports,
+            drops=dict(counts.drops),
+            sampler_cost=self._sampler.cost(),
+            interval=self._sampler.interval,
+            report_dir=str(self.settings.report_dir),
+        )
+
+    # -- On the delivery thread.
+
+    def _resolve(self, finished: Finished) -> Profile:
+        facts = span_facts(finished.span, read_http(finished.span.attributes or {}), self.settings)
+        return build_profile(finished, facts)
+
+    def _load_notifiers(self) -> Sequence[tuple[str, Notifier]]:
+        # Imported here because entry points take milliseconds to read, on a thread that has the time.
+        from slowspan.notifiers.registry import load_notifiers
+
+        return load_notifiers(self.settings, self._counters)
+
+
+def _render_html(stored: bytes, trace_url: str | None = None) -> bytes:
+    # Imported here, like _compress: only a process that had a slow request needs it.
+    from slowspan.report.renderer import shared
+
+    return shared.render_html(stored, trace_url)
+
+
+def _compress(profile: Profile) -> bytes:
+    from slowspan.report.stored import compress_profile
+
+    return compress_profile(profile)
+
+
+def _shutdown_at_exit(reference: weakref.ref[SlowSpanProcessor]) -> None:
+    processor = reference()
+    if processor is not None:
+        processor.shutdown()

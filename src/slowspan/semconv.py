@@ -1,0 +1,192 @@
+"""Reading span attributes (old, new and duplicated HTTP conventions), and the names of our own.
+
+The names of OpenTelemetry's attributes are spelt out here: importing its conventions costs milliseconds, and
+the old ones live in private modules that move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from opentelemetry.trace import StatusCode
+
+from slowspan.recording.profile import SpanFacts
+from slowspan.redaction import MAX_QUERY, one_line, redact_parameters, secret_names
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from slowspan.config import Settings
+
+PROFILE_ID: Final = "slowspan.profile.id"
+"""16 hexadecimal digits: the profile's id, also in its file names."""
+
+PROFILE_URL: Final = "slowspan.profile.url"
+"""Where the report can be read."""
+
+THRESHOLD: Final = "slowspan.threshold"
+"""The threshold that the request passed, in seconds."""
+
+HOT_FRAMES: Final = "slowspan.hot_frames"
+"""Array of the lines with most own time: ``62 % orders.py:41 load_orders``."""
+
+CPU_TIME: Final = "slowspan.cpu_time"
+"""Time that the request's thread computed, in seconds."""
+
+SAMPLES: Final = "slowspan.samples"
+"""Number of stack readings."""
+
+Attributes = Mapping[str, object]
+"""A span's attributes. Another thread may change them: read single keys, never iterate."""
+
+_MAX_NAME = 200
+_MAX_METHOD = 32
+_MAX_SCHEME = 32
+_MAX_HOST = 300
+_MAX_PATH = 2048
+_MAX_URL = _MAX_PATH + MAX_QUERY
+_MAX_SHOWN_PATH = 500
+
+_SWITCHING_PROTOCOLS = 101
+
+
+class HttpFacts(NamedTuple):
+    """What a span says of its HTTP request; None where it says nothing. Bounded, but not redacted."""
+
+    method: str | None = None
+    scheme: str | None = None
+    host: str | None = None
+    """The host as the client named it, with the port where it named one."""
+    path: str | None = None
+    """The path, or the route where the instrumentation knows no path."""
+    query: str | None = None
+    route: str | None = None
+    status_code: int | None = None
+
+    @property
+    def url(self) -> str:
+        """The full URL as OpenTelemetry's instrumentations match it, or "" for a span without a path."""
+        if self.path is None:
+            return ""
+        url = f"{self.scheme or 'http'}://{self.host or ''}{self.path}"
+        return f"{url}?{self.query}" if self.query else url
+
+    @property
+    def is_websocket(self) -> bool:
+        """Whether the span covers a websocket's whole connection, which is long without being slow."""
+        return self.scheme in {"ws", "wss"} or self.status_code == _SWITCHING_PROTOCOLS
+
+
+def read_http(attributes: Attributes) -> HttpFacts:
+    """Read the HTTP request from a span's attributes, of the old conventions, the new ones, or both.
+
+    Attributes of a wrong type count as missing. Takes microseconds; any thread.
+
+    Args:
+        attributes: The attributes of a running or ended span.
+
+    Returns:
+        The facts, bounded in length.
+    """
+    target_path, target_query = _split_target(_text(attributes, _MAX_URL, "http.target"))
+    url_scheme, url_host, url_path, url_query = _split_url(
+        _text(attributes, _MAX_URL, "url.full", "http.url")
+    )
+    route = _text(attributes, _MAX_PATH, "http.route")
+    path = _text(attributes, _MAX_PATH, "url.path") or target_path or url_path or route
+    query = _text(attributes, MAX_QUERY, "url.query") or target_query or url_query
+    scheme = _text(attributes, _MAX_SCHEME, "url.scheme", "http.scheme") or url_scheme
+    # The Host header first, with the port that the client named: the server itself may stand behind a proxy.
+    host = _text(attributes, _MAX_HOST, "http.host", "server.address", "net.host.name") or url_host
+    return HttpFacts(
+        method=_text(attributes, _MAX_METHOD, "http.request.method", "http.method") or None,
+        scheme=scheme[:_MAX_SCHEME].lower() or None,
+        host=host[:_MAX_HOST] or None,
+        path=path[:_MAX_PATH] or None,
+        query=query[:MAX_QUERY] or None,
+        route=route or None,
+        status_code=_whole(attributes, "http.response.status_code", "http.status_code"),
+    )
+
+
+def endpoint(http: HttpFacts, name: str) -> str:
+    """Return what people call a request: method and route, else the path, else the span's name.
+
+    As ``SpanFacts.endpoint``, but before any redaction and escaping.
+    """
+    where = http.route or http.path
+    if where is None:
+        return name
+    return f"{http.method} {where}" if http.method else where
+
+
+def span_facts(span: ReadableSpan, http: HttpFacts, settings: Settings) -> SpanFacts:
+    """Gather what a report says of a span: redacted, bounded, every text safe for one line.
+
+    Args:
+        span: A running or ended span of the SDK.
+        http: ``read_http`` of its attributes.
+        settings: For ``redacted_parameters``.
+
+    Returns:
+        The facts for the profile.
+    """
+    context = span.context
+    resource: Attributes = span.resource.attributes
+    return SpanFacts(
+        name=one_line(str(span.name), _MAX_NAME),
+        kind=span.kind.name,
+        trace_id=format(context.trace_id if context else 0, "032x"),
+        span_id=format(context.span_id if context else 0, "016x"),
+        sampled=bool(context and context.trace_flags.sampled),
+        method=_shown(http.method, _MAX_METHOD),
+        route=_shown(http.route, _MAX_NAME),
+        path=_shown(http.path, _MAX_SHOWN_PATH),
+        parameters=redact_parameters(http.query or "", secret_names(settings.redacted_parameters)),
+        status_code=http.status_code,
+        error=span.status.status_code is StatusCode.ERROR,
+        service_name=_shown(_text(resource, _MAX_NAME, "service.name"), _MAX_NAME),
+        service_version=_shown(_text(resource, _MAX_NAME, "service.version"), _MAX_NAME),
+    )
+
+
+def _shown(text: str | None, limit: int) -> str | None:
+    return one_line(text, limit) if text else None
+
+
+def _text(attributes: Attributes, limit: int, *keys: str) -> str:
+    """Return the first of some attributes that is a text with anything in it, else ""."""
+    for key in keys:
+        value = attributes.get(key)
+        if isinstance(value, str) and value:
+            return value[:limit]
+    return ""
+
+
+def _whole(attributes: Attributes, *keys: str) -> int | None:
+    for key in keys:
+        value = attributes.get(key)
+        if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+            return int(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    return None
+
+
+def _split_target(target: str) -> tuple[str, str]:
+    """Split a request target into path and query; a proxy's client sends a whole URL as the target."""
+    if not target.startswith("/") and "://" in target:
+        return _split_url(target)[2:]
+    path, _, query = target.partition("?")
+    return path, query
+
+
+def _split_url(url: str) -> tuple[str, str, str, str]:
+    """Split a URL into scheme, host, path and query, without a login. Unlike urllib's, it never raises."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return "", "", "", ""
+    rest, _, query = rest.partition("#")[0].partition("?")
+    authority, slash, path = rest.partition("/")
+    return scheme, authority.rpartition("@")[2], slash + path or "/", query

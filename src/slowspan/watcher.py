@@ -1,0 +1,300 @@
+"""From a span's start to its finished recording: what is watched, when it is slow, what is written on the span."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+import weakref
+from _thread import get_ident, get_native_id
+from types import MethodType
+from typing import TYPE_CHECKING
+
+from slowspan import semconv
+from slowspan.counters import Drop
+from slowspan.delivery.naming import report_link, report_name
+from slowspan.recording import clocks
+from slowspan.recording.carriers import called_from_pool, runs_event_loop, thread_that_starts
+from slowspan.recording.finished import Finished
+from slowspan.recording.profile import endpoint
+from slowspan.recording.recording import Lost, Recording
+from slowspan.report.summary import hot_text
+from slowspan.selection import Selection
+from slowspan.trigger import Trigger
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import Span
+    from pyinstrument.session import Session
+
+    from slowspan.config import Settings
+    from slowspan.counters import Counters
+    from slowspan.delivery.pipeline import Delivery
+    from slowspan.recording.inline import InlineEngine
+    from slowspan.recording.stack_sampler import StackSampler
+    from slowspan.semconv import HttpFacts
+
+HOT_FRAMES = 5
+"""Hot lines on a span: few and short, since the oldest attributes of a full span give way to new ones."""
+
+
+class SpanWatcher:
+    """Starts and finishes recordings for one processor, and answers the stack sampler's questions.
+
+    Nothing here does I/O or logs on a request's thread; errors are counted and told later.
+
+    Attributes:
+        kinds: The kinds of spans that are watched.
+        enabled: Whether new spans are watched.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        counters: Counters,
+        sampler: StackSampler,
+        delivery: Delivery[Finished],
+    ) -> None:
+        self.enabled = settings.enabled
+        self.start_after_ns = settings.start_after_ns
+        self.interval_ns = int(settings.interval * 1e9)
+        self.overhead_budget = settings.overhead_budget
+        self.fine_switching = settings.fine_switching
+        self.max_samples = settings.max_samples
+        self.max_recordings = settings.max_recordings
+        self.hung_after_ns = int(settings.hung_after * 1e9)
+        self._selection = Selection(settings)
+        self._trigger = Trigger(settings)
+        self.kinds = tuple(self._selection.kinds)
+        self._min_threshold_ns = settings.min_threshold_ns
+        self._counters = counters
+        self._sampler = sampler
+        self._delivery = delivery
+        self._inline = _make_inline_engine(settings)
+        self._settings = settings
+        self._started = itertools.count()
+        self._started_reads = 0
+        self._started_lock = threading.Lock()
+
+    def seen(self) -> int:
+        """Return the number of spans watched so far."""
+        # next() on a count is atomic where += on an attribute is not, and costs the request nothing more.
+        with self._started_lock:
+            value = next(self._started) - self._started_reads
+            self._started_reads += 1
+        return value
+
+    # -- On the request's thread.
+
+    def start(self, span: Span) -> None:
+        """Begin to watch a span. Runs in the span's start; takes 2 – 4 µs.
+
+        Args:
+            span: The span that has just started.
+        """
+        if type(getattr(span.end, "__func__", None)) is Recording:
+            return  # Watched already: this processor, or another one of ours, was added twice.
+        next(self._started)
+        recording = self._make_recording(span)
+        # The span holds its recording through the bound method; the method keeps the span alive as the original does.
+        span.end = MethodType(recording, span)  # type: ignore[method-assign]
+        if recording.lost is None:
+            self._sampler.young[recording] = None
+            if self._sampler.parked:
+                self._wake_sampler(recording)
+            if self._inline is not None:
+                recording.inline = self._inline.start()
+
+    def _make_recording(self, span: Span) -> Recording:
+        start_ns = span.start_time or time.time_ns()
+        if called_from_pool(4):
+            thread_id = thread_that_starts(span)
+            native_id = next((t.native_id or 0 for t in threading.enumerate() if t.ident == thread_id), 0)
+            recording = Recording(self, weakref.ref(span), start_ns, thread_id, native_id, clocks.thread_cpu_ns(native_id))
+            if not native_id:
+                recording.lost = Lost.NO_THREAD
+            return recording
+        recording = Recording(self, weakref.ref(span), start_ns, get_ident(), get_native_id(), time.thread_time_ns())
+        if runs_event_loop():
+            recording.lost = Lost.EVENT_LOOP
+        return recording
+
+    def _wake_sampler(self, recording: Recording) -> None:
+        try:
+            self._sampler.wake()
+        except RuntimeError:
+            # No thread can be started here, for example at the interpreter's end.
+            self._sampler.young.pop(recording, None)
+            recording.lost = Lost.SAMPLER_OFF
+
+    def end(self, recording: Recording, span: Span, end_time: int | None) -> None:
+        """Finish a recording and end its span. Stands in for ``span.end``.
+
+        Args:
+            recording: The span's recording.
+            span: The span.
+            end_time: Unix time in nanoseconds, as of ``Span.end``.
+        """
+        # Taken first: our own work must not lengthen the span.
+        end_ns = time.time_ns() if end_time is None else end_time
+        try:
+            # First of all: whatever comes now would be profiled as well.
+            session = self._inline.stop(recording.inline) if self._inline and recording.inline else None
+            self._finish(recording, span, end_ns, session)
+        except Exception as error:
+            self.on_error(error)
+        finally:
+            span.__dict__.pop("end", None)
+            span.end(end_ns)
+
+    def _finish(self, recording: Recording, span: Span, end_ns: int, session: Session | None) -> None:
+        self._sampler.young.pop(recording, None)
+        duration_ns = end_ns - recording.start_ns
+        if recording.selected is False or not self.enabled or duration_ns < self._min_threshold_ns:
+            if recording.trace is not None:
+                recording.trace.closed = True
+            return
+        self._finish_late(recording, span, duration_ns, session)
+
+    def _finish_late(self, recording: Recording, span: Span, duration_ns: int, session: Session | None) -> None:
+        """Decide on a span that is over the smallest threshold; if it is slow, hand it on."""
+        own_thread = get_ident() == recording.thread_id and get_native_id() == recording.native_id
+        cpu_ns = time.thread_time_ns() if own_thread else None
+        http = semconv.read_http(span.attributes or {})
+        selected = self._selects(recording, http, span)
+        threshold_ns = self._trigger.threshold_ns(http, span.name)
+        trace = recording.trace
+        if not selected or duration_ns < threshold_ns or span.end_time is not None:
+            if trace is not None:
+                trace.closed = True
+            return
+        if trace is not None:
+            with trace.lock:
+                trace.close(duration_ns, cpu_ns if clocks.HAS_THREAD_CLOCKS else None)
+        self._counters.add("slow")
+        self._name(recording, span, http, threshold_ns)
+        finished = self._freeze(recording, span, duration_ns, cpu_ns, session)
+        span.set_attributes(self._attributes(recording, finished))
+        self._delivery.submit(finished)
+
+    def _selects(self, recording: Recording, http: HttpFacts, span: Span) -> bool:
+        # Asked again at the end: the status code, and with some frameworks the route, are known only then.
+        recording.selected = recording.selected is not False and self._selection.selects(http, span.attributes or {})
+        return recording.selected
+
+    def _name(self, recording: Recording, span: Span, http: HttpFacts, threshold_ns: int) -> None:
+        if not recording.threshold_ns:
+            recording.id = os.urandom(8).hex()
+            recording.name = report_name(recording.start_ns, endpoint(http.method, http.route or http.path, span.name), recording.id)
+        recording.threshold_ns = threshold_ns
+
+    def _freeze(
+        self,
+        recording: Recording,
+        span: Span,
+        duration_ns: int,
+        cpu_ns: int | None,
+        session: Session | None = None,
+        *,
+        running: bool = False,
+    ) -> Finished:
+        trace = recording.trace
+        if cpu_ns is not None and recording.cpu_at_start_ns is not None:
+            cpu_time_ns = cpu_ns - recording.cpu_at_start_ns
+        else:
+            cpu_time_ns = trace.cpu_time_ns() if trace is not None and clocks.HAS_THREAD_CLOCKS else None
+        return Finished(
+            id=recording.id,
+            name=recording.name,
+            running=running,
+            span=span,
+            start_ns=recording.start_ns,
+            duration_ns=duration_ns,
+            threshold_ns=recording.threshold_ns,
+            cpu_time_ns=cpu_time_ns,
+            thread_id=recording.thread_id,
+            native_id=recording.native_id,
+            lost=recording.lost,
+            data=trace.snapshot() if trace is not None else None,
+            session=session,
+        )
+
+    def _attributes(self, recording: Recording, finished: Finished) -> dict[str, str | float | int | list[str]]:
+        attributes: dict[str, str | float | int | list[str]] = self._link_attributes(recording)
+        attributes[semconv.SAMPLES] = finished.sample_count
+        if finished.cpu_time_ns is not None:
+            attributes[semconv.CPU_TIME] = finished.cpu_time_ns / 1e9
+        if recording.trace is not None and finished.duration_ns:
+            attributes[semconv.HOT_FRAMES] = [
+                hot_text(leaf.wall_ns / finished.duration_ns, leaf.code.co_filename, leaf.line, leaf.code.co_name)
+                for leaf in recording.trace.hottest(HOT_FRAMES)
+            ]
+        return attributes
+
+    def _link_attributes(self, recording: Recording) -> dict[str, str | float | int | list[str]]:
+        attributes: dict[str, str | float | int | list[str]] = {
+            semconv.PROFILE_ID: recording.id,
+            semconv.THRESHOLD: recording.threshold_ns / 1e9,
+        }
+        url = report_link(self._settings, recording.id, recording.name)
+        if url is not None:
+            attributes[semconv.PROFILE_URL] = url
+        return attributes
+
+    # -- On the sampler's thread.
+
+    def on_late(self, recording: Recording) -> bool:
+        """Decide by the filters whether a late request is sampled."""
+        span = recording.span()
+        if span is None or not self.enabled:
+            return False
+        selected = self._selects(recording, semconv.read_http(span.attributes or {}), span)
+        if selected:
+            self._counters.add("recorded")
+            # Here rather than at the end of the request, which would have to wait for it.
+            self._delivery.start()
+        return selected
+
+    def on_threshold(self, recording: Recording, age_ns: int) -> None:
+        """Link the profile on the span as soon as the request has crossed its threshold."""
+        span = recording.span()
+        trace = recording.trace
+        if span is None or trace is None or age_ns < self._min_threshold_ns:
+            return
+        http = semconv.read_http(span.attributes or {})
+        threshold_ns = self._trigger.threshold_ns(http, span.name)
+        if age_ns >= threshold_ns:
+            with trace.lock:
+                if not trace.closed:
+                    self._name(recording, span, http, threshold_ns)
+                    span.set_attributes(self._link_attributes(recording))
+
+    def on_hung(self, recording: Recording, age_ns: int) -> None:
+        """Hand on a partial profile of a request that still runs."""
+        span = recording.span()
+        trace = recording.trace
+        if span is None or trace is None or not recording.threshold_ns:
+            return
+        with trace.lock:
+            if trace.closed:
+                return
+            finished = self._freeze(recording, span, age_ns, None, running=True)
+        self._delivery.submit(finished)
+
+    def on_lost(self, recording: Recording, reason: str) -> None:
+        """Count a recording of which the span never ended."""
+        recording.selected = False
+        self._counters.drop(Drop.SPAN_ABANDONED, detail=reason)
+
+    def on_error(self, error: Exception) -> None:
+        """Count an error of our own; the delivery thread tells it."""
+        self._counters.drop(Drop.INTERNAL_ERROR, detail=repr(error))
+
+
+def _make_inline_engine(settings: Settings) -> InlineEngine | None:
+    if settings.engine != "inline":
+        return None
+    # Imported here, at set-up, because it loads pyinstrument, which the background sampler does without.
+    from slowspan.recording.inline import InlineEngine
+
+    return InlineEngine(settings.interval)
