@@ -9,12 +9,12 @@ from slowspan._version import __version__
 
 if TYPE_CHECKING:
     from slowspan.config import ConfigError, Settings
+    from slowspan.control import Status, disable, enable, status
     from slowspan.instrumentor import instrument, quick_setup, uninstrument
     from slowspan.notifiers.base import Notifier
     from slowspan.processor import SlowSpanProcessor
     from slowspan.recording.profile import Profile, ProfileFormatError, load_profile
     from slowspan.report.report import Report
-    from slowspan.control import Status, disable, enable, status
 
 __all__ = [
     "ConfigError",

@@ -146,25 +146,26 @@ class Settings:
     @property
     def threshold_ns(self) -> int:
         """The general threshold, in nanoseconds."""
-        return _to_ns(self.threshold)
+        return seconds_to_ns(self.threshold)
 
     @property
     def min_threshold_ns(self) -> int:
         """The smallest of all thresholds, in nanoseconds: no shorter request is slow, whatever its route."""
-        return _to_ns(min([self.threshold, *(seconds for _, seconds in self.thresholds)]))
+        return seconds_to_ns(min([self.threshold, *(seconds for _, seconds in self.thresholds)]))
 
     @property
     def start_after_ns(self) -> int:
         """When sampling really starts, in nanoseconds: at a tenth of the smallest threshold at the latest."""
-        return min(_to_ns(self.start_after), self.min_threshold_ns // _START_AFTER_SHARE)
+        return min(seconds_to_ns(self.start_after), self.min_threshold_ns // _START_AFTER_SHARE)
 
 
-def _to_ns(seconds: float) -> int:
+def seconds_to_ns(seconds: float) -> int:
+    """Turn the seconds of a setting into whole nanoseconds."""
     return round(seconds * 1_000_000_000)
 
 
-# A threshold of 0 reads like "off", but would report every request; a millisecond is below any real one.
-_read_threshold = read.number(0.001, _DAY, "seconds")
+# Zero reports every request: for tests, and to see what a development server does.
+_read_threshold = read.number(0, _DAY, "seconds")
 
 _READERS: Mapping[str, Callable[[Any], object]] = {
     "enabled": read.boolean,

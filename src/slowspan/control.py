@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from slowspan.processor import SlowSpanProcessor
 
 _processors: weakref.WeakSet[SlowSpanProcessor] = weakref.WeakSet()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class Status(NamedTuple):
     """Counts since the start of this process."""
 
     enabled: bool
@@ -28,7 +29,7 @@ class Status:
     """Spans over their threshold."""
     reports: int = 0
     """Reports handed to at least one notifier."""
-    drops: dict[str, int] = field(default_factory=dict)
+    drops: Mapping[str, int] = MappingProxyType({})
     """Losses by reason."""
     sampler_cost: float = 0.0
     """CPU time of the stack sampler as a share of one core."""

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -50,15 +50,21 @@ class SlowSpanInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # untyped i
 
 
 # What OpenTelemetry itself passes to every instrumentor.
-_FOREIGN_OPTIONS = ("tracer_provider", "meter_provider", "logger_provider", "skip_dep_check", "raise_exception_on_conflict")
+_FOREIGN_OPTIONS = (
+    "tracer_provider",
+    "meter_provider",
+    "logger_provider",
+    "skip_dep_check",
+    "raise_exception_on_conflict",
+)
 
 
 def _add_processor(provider: Any, loaded: LoadedSettings) -> SlowSpanProcessor | None:
     provider = provider or trace.get_tracer_provider()
     if not hasattr(provider, "add_span_processor"):
         _logger.warning(
-            "slowspan is off: the global tracer provider is a %s, which takes no span processors. Where your code makes "
-            "its TracerProvider, add one line: provider.add_span_processor(slowspan.SlowSpanProcessor())",
+            "slowspan is off: the global tracer provider is a %s, which takes no span processors. Where your code "
+            "makes its TracerProvider, add one line: provider.add_span_processor(slowspan.SlowSpanProcessor())",
             type(provider).__name__,
         )
         return None
@@ -132,7 +138,8 @@ def _instrument_flask(app: Any) -> None:
         # Imported here: slowspan depends on no web framework.
         from opentelemetry.instrumentation.flask import FlaskInstrumentor
     except ImportError as error:
-        raise ImportError("quick_setup needs OpenTelemetry's Flask instrumentation: pip install slowspan[flask]") from error
+        message = "quick_setup needs OpenTelemetry's Flask instrumentation: pip install slowspan[flask]"
+        raise ImportError(message) from error
     instrumentor = FlaskInstrumentor()
     if app is None:
         if not instrumentor.is_instrumented_by_opentelemetry:
@@ -141,4 +148,4 @@ def _instrument_flask(app: Any) -> None:
     if not (hasattr(app, "wsgi_app") and hasattr(app, "before_request")):
         raise TypeError(f"quick_setup takes a flask.Flask application, not {type(app).__name__}")
     if not getattr(app, "_is_instrumented_by_opentelemetry", False):
-        instrumentor.instrument_app(app)
+        instrumentor.instrument_app(app)  # type: ignore[no-untyped-call]

@@ -12,8 +12,8 @@ from slowspan._version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from slowspan.processor import SlowSpanProcessor
     from slowspan.control import Status
+    from slowspan.processor import SlowSpanProcessor
 
 
 def register(processor: SlowSpanProcessor) -> None:

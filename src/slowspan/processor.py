@@ -10,19 +10,18 @@ from opentelemetry.sdk.trace import SpanProcessor
 
 from slowspan import metrics
 from slowspan.config_sources import load_settings
+from slowspan.control import Status, register
 from slowspan.counters import Counters
 from slowspan.delivery.pipeline import Delivery
 from slowspan.recording import stack_sampler
-from slowspan.recording.finished import build_profile
-from slowspan.semconv import read_http, span_facts
-from slowspan.control import Status, register
+from slowspan.semconv import read_http
 from slowspan.watcher import SpanWatcher
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, Span
-
-    from collections.abc import Sequence
 
     from slowspan.config_sources import LoadedSettings
     from slowspan.notifiers.base import Notifier
@@ -86,13 +85,13 @@ class SlowSpanProcessor(SpanProcessor):
 
     # -- OpenTelemetry's callbacks.
 
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002
         """Begin to watch a span. Runs on the request's thread."""
         # Compared by identity: hashing an enum member costs more than all the rest for spans of other kinds.
         if span.kind in self._kinds and self._watcher.enabled:
             try:
                 self._watcher.start(span)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - anything raised here would become the request's
                 self._watcher.on_error(error)
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -128,6 +127,7 @@ class SlowSpanProcessor(SpanProcessor):
     def disable(self) -> None:
         """Watch no new spans and forget those that are running."""
         self._watcher.enabled = False
+        self._sampler.forget(self._watcher)
 
     def status(self) -> Status:
         """Return what this processor has done so far."""
@@ -148,6 +148,10 @@ class SlowSpanProcessor(SpanProcessor):
     # -- On the delivery thread.
 
     def _resolve(self, finished: Finished) -> Profile:
+        # Imported here, like the notifiers' registry below: only a process that had a slow request needs it.
+        from slowspan.recording.resolve import build_profile
+        from slowspan.span_facts import span_facts
+
         facts = span_facts(finished.span, read_http(finished.span.attributes or {}), self.settings)
         return build_profile(finished, facts)
 

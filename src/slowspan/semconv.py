@@ -7,17 +7,9 @@ the old ones live in private modules that move.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from opentelemetry.trace import StatusCode
-
-from slowspan.recording.profile import SpanFacts
-from slowspan.redaction import MAX_QUERY, one_line, redact_parameters, secret_names
-
-if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import ReadableSpan
-
-    from slowspan.config import Settings
+from slowspan.redaction import MAX_QUERY
 
 PROFILE_ID: Final = "slowspan.profile.id"
 """16 hexadecimal digits: the profile's id, also in its file names."""
@@ -46,7 +38,6 @@ _MAX_SCHEME = 32
 _MAX_HOST = 300
 _MAX_PATH = 2048
 _MAX_URL = _MAX_PATH + MAX_QUERY
-_MAX_SHOWN_PATH = 500
 
 _SWITCHING_PROTOCOLS = 101
 
@@ -110,49 +101,20 @@ def read_http(attributes: Attributes) -> HttpFacts:
     )
 
 
-def endpoint(http: HttpFacts, name: str) -> str:
-    """Return what people call a request: method and route, else the path, else the span's name.
-
-    As ``SpanFacts.endpoint``, but before any redaction and escaping.
-    """
-    where = http.route or http.path
-    if where is None:
-        return name
-    return f"{http.method} {where}" if http.method else where
-
-
-def span_facts(span: ReadableSpan, http: HttpFacts, settings: Settings) -> SpanFacts:
-    """Gather what a report says of a span: redacted, bounded, every text safe for one line.
+def endpoint(method: str | None, where: str | None, name: str) -> str:
+    """Return what people call a request.
 
     Args:
-        span: A running or ended span of the SDK.
-        http: ``read_http`` of its attributes.
-        settings: For ``redacted_parameters``.
+        method: The HTTP method, if any.
+        where: Its route, or else its path, if any.
+        name: The span's name.
 
     Returns:
-        The facts for the profile.
+        Method and route or path; the span's name where there is neither.
     """
-    context = span.context
-    resource: Attributes = span.resource.attributes
-    return SpanFacts(
-        name=one_line(str(span.name), _MAX_NAME),
-        kind=span.kind.name,
-        trace_id=format(context.trace_id if context else 0, "032x"),
-        span_id=format(context.span_id if context else 0, "016x"),
-        sampled=bool(context and context.trace_flags.sampled),
-        method=_shown(http.method, _MAX_METHOD),
-        route=_shown(http.route, _MAX_NAME),
-        path=_shown(http.path, _MAX_SHOWN_PATH),
-        parameters=redact_parameters(http.query or "", secret_names(settings.redacted_parameters)),
-        status_code=http.status_code,
-        error=span.status.status_code is StatusCode.ERROR,
-        service_name=_shown(_text(resource, _MAX_NAME, "service.name"), _MAX_NAME),
-        service_version=_shown(_text(resource, _MAX_NAME, "service.version"), _MAX_NAME),
-    )
-
-
-def _shown(text: str | None, limit: int) -> str | None:
-    return one_line(text, limit) if text else None
+    if where is None:
+        return name
+    return f"{method} {where}" if method else where
 
 
 def _text(attributes: Attributes, limit: int, *keys: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from slowspan.config import seconds_to_ns
+
 if TYPE_CHECKING:
     from slowspan.config import Settings
     from slowspan.semconv import HttpFacts
@@ -21,7 +23,7 @@ class Trigger:
         self.min_threshold_ns = settings.min_threshold_ns
         self._threshold_ns = settings.threshold_ns
         self._thresholds = [
-            (re.compile(pattern), "://" in pattern, round(seconds * 1_000_000_000))
+            (re.compile(pattern), "://" in pattern, seconds_to_ns(seconds))
             for pattern, seconds in settings.thresholds
         ]
 

@@ -17,7 +17,6 @@ from slowspan.delivery.naming import report_link, report_name
 from slowspan.recording import clocks
 from slowspan.recording.carriers import called_from_pool, runs_event_loop, thread_that_starts
 from slowspan.recording.finished import Finished
-from slowspan.recording.profile import endpoint
 from slowspan.recording.recording import Lost, Recording
 from slowspan.report.summary import hot_text
 from slowspan.selection import Selection
@@ -137,11 +136,12 @@ class SpanWatcher:
         """
         # Taken first: our own work must not lengthen the span.
         end_ns = time.time_ns() if end_time is None else end_time
+        recording.ended = True
         try:
             # First of all: whatever comes now would be profiled as well.
             session = self._inline.stop(recording.inline) if self._inline and recording.inline else None
             self._finish(recording, span, end_ns, session)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - anything raised here would become the request's
             self.on_error(error)
         finally:
             span.__dict__.pop("end", None)
@@ -151,8 +151,6 @@ class SpanWatcher:
         self._sampler.young.pop(recording, None)
         duration_ns = end_ns - recording.start_ns
         if recording.selected is False or not self.enabled or duration_ns < self._min_threshold_ns:
-            if recording.trace is not None:
-                recording.trace.closed = True
             return
         self._finish_late(recording, span, duration_ns, session)
 
@@ -165,8 +163,6 @@ class SpanWatcher:
         threshold_ns = self._trigger.threshold_ns(http, span.name)
         trace = recording.trace
         if not selected or duration_ns < threshold_ns or span.end_time is not None:
-            if trace is not None:
-                trace.closed = True
             return
         if trace is not None:
             with trace.lock:
@@ -183,9 +179,10 @@ class SpanWatcher:
         return recording.selected
 
     def _name(self, recording: Recording, span: Span, http: HttpFacts, threshold_ns: int) -> None:
-        if not recording.threshold_ns:
+        if recording.threshold_ns is None:
             recording.id = os.urandom(8).hex()
-            recording.name = report_name(recording.start_ns, endpoint(http.method, http.route or http.path, span.name), recording.id)
+            endpoint = semconv.endpoint(http.method, http.route or http.path, span.name)
+            recording.name = report_name(recording.start_ns, endpoint, recording.id)
         recording.threshold_ns = threshold_ns
 
     def _freeze(
@@ -200,7 +197,7 @@ class SpanWatcher:
     ) -> Finished:
         trace = recording.trace
         if cpu_ns is not None and recording.cpu_at_start_ns is not None:
-            cpu_time_ns = cpu_ns - recording.cpu_at_start_ns
+            cpu_time_ns: int | None = cpu_ns - recording.cpu_at_start_ns
         else:
             cpu_time_ns = trace.cpu_time_ns() if trace is not None and clocks.HAS_THREAD_CLOCKS else None
         return Finished(
@@ -210,7 +207,7 @@ class SpanWatcher:
             span=span,
             start_ns=recording.start_ns,
             duration_ns=duration_ns,
-            threshold_ns=recording.threshold_ns,
+            threshold_ns=recording.threshold_ns or 0,
             cpu_time_ns=cpu_time_ns,
             thread_id=recording.thread_id,
             native_id=recording.native_id,
@@ -234,7 +231,7 @@ class SpanWatcher:
     def _link_attributes(self, recording: Recording) -> dict[str, str | float | int | list[str]]:
         attributes: dict[str, str | float | int | list[str]] = {
             semconv.PROFILE_ID: recording.id,
-            semconv.THRESHOLD: recording.threshold_ns / 1e9,
+            semconv.THRESHOLD: (recording.threshold_ns or 0) / 1e9,
         }
         url = report_link(self._settings, recording.id, recording.name)
         if url is not None:
@@ -273,7 +270,7 @@ class SpanWatcher:
         """Hand on a partial profile of a request that still runs."""
         span = recording.span()
         trace = recording.trace
-        if span is None or trace is None or not recording.threshold_ns:
+        if span is None or trace is None or recording.threshold_ns is None:
             return
         with trace.lock:
             if trace.closed:

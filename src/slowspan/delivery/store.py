@@ -114,7 +114,9 @@ class ReportStore:
                 directory.replace(temporary, file_name)
             except OSError as error:
                 _remove_quietly(directory, temporary)
-                raise DropError(Drop.WRITE_FAILED, f"{path}: {error}") from error
+                raise DropError(
+                    Drop.WRITE_FAILED, f"cannot write {path}: {error.strerror or error}"
+                ) from error
         return path
 
     def remove(self, file_name: str) -> None:
@@ -128,7 +130,10 @@ class ReportStore:
             try:
                 directory.remove(file_name)
             except OSError as error:
-                raise DropError(Drop.WRITE_FAILED, f"{self.directory / file_name}: {error}") from error
+                raise DropError(
+                    Drop.WRITE_FAILED,
+                    f"cannot delete {self.directory / file_name}: {error.strerror or error}",
+                ) from error
 
     @contextmanager
     def opened(self) -> Iterator[OpenDirectory]:

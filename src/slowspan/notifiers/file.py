@@ -76,9 +76,11 @@ class FileNotifier:
         try:
             page = self._write(report)
         except DropError as error:
-            self._say(report, f"no report: {error}")
+            if self._logs:
+                log_report(report, None, problem=str(error))
             raise
-        self._say(report, f"report {report.url or page}")
+        if self._logs:
+            log_report(report, report.url or str(page))
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:  # noqa: ARG002 -- the protocol's signature
         """Delete what is still to be deleted. Every report has been written by then."""
@@ -93,7 +95,7 @@ class FileNotifier:
 
     def _write(self, report: Report) -> Path:
         name = report.profile.name
-        self._store.write(name + PROFILE_SUFFIX, report.stored_profile())
+        profile = self._store.write(name + PROFILE_SUFFIX, report.stored_profile())
         self._sweep_owed = True
         try:
             return self._store.write(name + PAGE_SUFFIX, report.html())
@@ -102,15 +104,11 @@ class FileNotifier:
             self._store.remove(name + PAGE_SUFFIX)
             raise DropError(
                 Drop.RENDER_FAILED,
-                f"{error}; the profile is kept: slowspan export {report.profile.id} --format html",
+                f"no page: {error}; slowspan export {report.profile.id} --format html makes it of {profile}",
             ) from error
         finally:
             if self._clock() >= self._next_sweep:
                 self._sweep()
-
-    def _say(self, report: Report, where: str) -> None:
-        if self._logs:
-            log_report(report, " ".join(where.split()))
 
     def _sweep(self) -> None:
         self._sweep_owed = False

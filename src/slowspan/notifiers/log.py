@@ -20,7 +20,7 @@ def file_writes_the_line(settings: Settings) -> bool:
     return "file" in settings.notifiers and "log" in settings.notifiers
 
 
-def log_report(report: Report, where: str | None) -> None:
+def log_report(report: Report, where: str | None, problem: str | None = None) -> None:
     """Write the line on a report, as a warning of the logger ``slowspan.report``.
 
     A warning, because Python shows those even where logging was never set up. The record also carries
@@ -28,9 +28,14 @@ def log_report(report: Report, where: str | None) -> None:
 
     Args:
         report: The report; its summary has no line breaks, whatever the URL had.
-        where: Where it can be read, or why it cannot; None when it was not kept.
+        where: Path or address of its page; None when there is none.
+        problem: Why there is none.
     """
-    line = report.summary if where is None else f"{report.summary} · {where}"
+    line = report.summary
+    if where is not None:
+        line += f" · report {where}"
+    if problem is not None:
+        line += f" · {' '.join(problem.split())}"
     fields = {
         "slowspan_id": report.profile.id,
         "slowspan_trace_id": report.profile.span.trace_id,
@@ -57,7 +62,7 @@ class LogNotifier:
     def notify(self, report: Report) -> None:
         """Write the line."""
         if not self._silent:
-            log_report(report, None if report.url is None else f"report {report.url}")
+            log_report(report, report.url)
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:  # noqa: ARG002 -- the protocol's signature
         """Return True: nothing is held back."""

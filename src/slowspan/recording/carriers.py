@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-import concurrent.futures.thread
 import sys
+from _thread import get_ident
 from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.trace import Span
 
+from slowspan.recording.stacks import all_frames
+
 if TYPE_CHECKING:
     from types import FrameType
 
-_POOL_FILE = concurrent.futures.thread.__file__
 _START_CODE = Span.start.__code__
 
 
 def called_from_pool(level: int) -> bool:
-    """Return whether a frame of the calling thread belongs to a thread pool's machinery.
+    """Return whether a thread pool calls us for another thread, which is starting the span.
 
-    The SDK's ``ConcurrentMultiSpanProcessor`` calls its processors that way; the request's thread waits meanwhile.
+    The SDK's ``ConcurrentMultiSpanProcessor`` calls its processors that way; the request's thread waits meanwhile. A
+    pool further out, around the span's start, is the one that serves the request.
 
     Args:
-        level: Which frame: 1 is this function's caller, 2 the caller's caller, and so on.
+        level: At which frame to begin: 1 is this function's caller, 2 the caller's caller, and so on.
     """
-    return sys._getframe(level).f_code.co_filename == _POOL_FILE
+    pools = sys.modules.get("concurrent.futures.thread")
+    if pools is None:
+        return False
+    frame: FrameType | None = sys._getframe(level)
+    while frame is not None and frame.f_code is not _START_CODE:
+        if frame.f_code.co_filename == pools.__file__:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def thread_that_starts(span: Span) -> int:
@@ -34,16 +44,19 @@ def thread_that_starts(span: Span) -> int:
     Returns:
         The thread's identifier, or 0 when no thread is starting this span.
     """
-    for thread_id, top in sys._current_frames().items():
-        frame: FrameType | None = top
-        while frame is not None:
-            if frame.f_code is _START_CODE and frame.f_locals.get("self") is span:
-                return thread_id
-            frame = frame.f_back
+    with all_frames() as frames:
+        del frames[get_ident()]
+        for thread_id, top in frames.items():
+            frame: FrameType | None = top
+            while frame is not None:
+                if frame.f_code is _START_CODE and frame.f_locals.get("self") is span:
+                    return thread_id
+                frame = frame.f_back
     return 0
 
 
 def runs_event_loop() -> bool:
     """Return whether the calling thread is running an asyncio event loop: its stack is then not one request's."""
-    asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and asyncio._get_running_loop() is not None
+    # Missing while another thread is importing asyncio.
+    running_loop = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)
+    return running_loop is not None and running_loop() is not None

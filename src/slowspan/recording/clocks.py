@@ -1,4 +1,4 @@
-"""The CPU clocks of other threads."""
+"""What the kernel knows of threads: CPU clocks and how often one had to wait."""
 
 from __future__ import annotations
 
@@ -25,3 +25,17 @@ def thread_cpu_ns(native_id: int) -> int | None:
         return time.clock_gettime_ns((~native_id << 3) | 6)
     except OSError:
         return None
+
+
+if sys.platform == "linux":
+    import resource
+
+    def voluntary_switches() -> int:
+        """Return how often the calling thread has gone to sleep so far: for a lock, a timer or anything else."""
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+
+else:
+
+    def voluntary_switches() -> int:
+        """Return 0: not known on this platform."""
+        return 0

@@ -12,6 +12,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from slowspan.recording.stacks import ROOT
+from slowspan.semconv import endpoint
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -30,9 +33,6 @@ NOT_SAMPLED = "[not sampled]"
 """Name of the synthetic frame for time in which this request's stack could not be read."""
 
 SYNTHETIC_FRAMES = frozenset({BEFORE_FIRST_SAMPLE, COMPUTED_NOT_SEEN, NOT_SAMPLED})
-
-ROOT = -1
-"""Parent index of a stack that consists of a single location."""
 
 
 class ProfileFormatError(ValueError):
@@ -76,13 +76,6 @@ class Sample(NamedTuple):
     """Time of the reading, in nanoseconds since the span's start."""
     wall_ns: int
     cpu_ns: int
-
-
-def endpoint(method: str | None, where: str | None, name: str) -> str:
-    """Return what people call a request: method and route (or path), or else the span's name."""
-    if where is None:
-        return name
-    return f"{method} {where}" if method else where
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,8 +252,9 @@ class Profile:
             values["span"] = SpanFacts(
                 **{**document["span"], "parameters": tuple((n, v) for n, v in document["span"]["parameters"])}
             )
+            process = document["process"]
             values["process"] = ProcessFacts(
-                **{name: tuple(v) if isinstance(v, list) else v for name, v in document["process"].items()}
+                **{**process, "sys_path": tuple(process["sys_path"]), "sys_prefixes": tuple(process["sys_prefixes"])}
             )
             values["notes"] = tuple(document["notes"])
             for name, row in (("frames", Frame), ("locations", Location), ("stacks", Stack), ("samples", Sample)):

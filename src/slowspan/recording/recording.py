@@ -82,7 +82,8 @@ class Recording:
         inline: The profiler of the inline engine, or None.
         origin_ns: The monotonic clock at the span's start. Set with the trace.
         hung_ns: Age at which the next partial profile is due. Set with the trace.
-        threshold_ns: Set when the request has crossed it, else 0.
+        ended: Set first of all when the span ends: whatever the sampler begins after that is void.
+        threshold_ns: Set when the request has crossed it, else None.
         id: 16 hexadecimal digits, set with the threshold.
         name: The report's file name without extension, set with the threshold.
     """
@@ -90,6 +91,7 @@ class Recording:
     __slots__ = (
         "__weakref__",
         "cpu_at_start_ns",
+        "ended",
         "hung_ns",
         "id",
         "inline",
@@ -130,7 +132,8 @@ class Recording:
         self.lost: Lost | None = None
         self.trace: Trace | None = None
         self.inline: Profiler | None = None
-        self.threshold_ns = 0
+        self.threshold_ns: int | None = None
+        self.ended = False
 
     def __call__(self, span: Span, end_time: int | None = None) -> None:
         """End the span: the stand-in for ``span.end``."""

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from slowspan.recording import clocks
-from slowspan.recording.classify import AMBIGUOUS, by_instruction, by_share, by_second_look
+from slowspan.recording.classify import UNCLEAR, by_second_look, classify
 from slowspan.recording.recording import Lost
 from slowspan.recording.stacks import read_stacks
 from slowspan.recording.trace import WAITING
@@ -26,19 +26,21 @@ class _Look(NamedTuple):
 
     recording: Recording
     at_ns: int
-    cpu_ns: int
+    cpu_ns: int | None
     flat: FlatStack
     line: int
 
 
-def sample(recordings: Iterable[Recording], tick: int) -> None:
+def sample(recordings: Iterable[Recording], tick: int, *, lock_was_free: bool, contended: bool) -> None:
     """Take one sample of every recording whose turn it is. Runs on the sampler thread.
 
     Args:
         recordings: The late recordings.
         tick: Number of this tick; a long recording takes part in every second, fourth, … tick only.
+        lock_was_free: Whether the sampler got the interpreter lock without waiting for it.
+        contended: Whether other threads of the process compete for the lock.
     """
-    due = [r for r in recordings if r.lost is None and r.trace is not None and tick % r.trace.stride == 0]
+    due = [r for r in recordings if not (r.ended or r.lost) and r.trace and tick % r.trace.stride == 0]
     if not due:
         return
     stacks = read_stacks({recording.thread_id for recording in due})
@@ -49,11 +51,16 @@ def sample(recordings: Iterable[Recording], tick: int) -> None:
         if stack is None:
             recording.lost = Lost.THREAD_ENDED
             continue
-        look = _sample_one(recording, now, *stack)
-        if look is not None:
+        look = _look(recording, now, *stack)
+        if look is None:
+            continue
+        sample_class = _classify(look, lock_was_free=lock_was_free, contended=contended)
+        if sample_class == UNCLEAR:
             unclear.append(look)
+        else:
+            _add(look, sample_class)
     if unclear:
-        _look_again(unclear, now)
+        _look_again(unclear, now, lock_was_free)
 
 
 def give_up_reused_threads(late: Iterable[Recording], young: Iterable[Recording]) -> None:
@@ -65,9 +72,10 @@ def give_up_reused_threads(late: Iterable[Recording], young: Iterable[Recording]
     for recording in [*late, *young]:
         earlier = newest.get(recording.thread_id)
         newest[recording.thread_id] = recording
-        if earlier is not None and earlier.lost is None and _trace_id(earlier) != _trace_id(recording):
-            if earlier.trace is None or not earlier.trace.closed:
-                earlier.lost = Lost.THREAD_REUSED
+        if earlier is None or earlier.ended or earlier.lost is not None:
+            continue
+        if _trace_id(earlier) != _trace_id(recording):
+            earlier.lost = Lost.THREAD_REUSED
 
 
 def _trace_id(recording: Recording) -> int:
@@ -76,42 +84,37 @@ def _trace_id(recording: Recording) -> int:
     return context.trace_id if context is not None else 0
 
 
-def _sample_one(recording: Recording, now_ns: int, flat: FlatStack, line: int) -> _Look | None:
-    """Add a sample, or return it when a second look must tell its class."""
-    at_ns = now_ns - recording.origin_ns
-    if not clocks.HAS_THREAD_CLOCKS:
-        _add(recording, at_ns, None, flat, line, WAITING)
-        return None
-    cpu_ns = clocks.thread_cpu_ns(recording.native_id)
-    if cpu_ns is None:
-        # The identifier of an ended thread is given to the next one: the kernel's id tells them apart.
-        recording.lost = Lost.THREAD_ENDED
-        return None
-    assert recording.trace is not None
-    sample_class = by_share(recording.trace.computing_share(at_ns, cpu_ns))
-    if sample_class == AMBIGUOUS and flat:
-        sample_class = by_instruction(flat[0], flat[1])
-    if sample_class == AMBIGUOUS:
-        return _Look(recording, at_ns, cpu_ns, flat, line)
-    _add(recording, at_ns, cpu_ns, flat, line, sample_class)
-    return None
+def _look(recording: Recording, now_ns: int, flat: FlatStack, line: int) -> _Look | None:
+    cpu_ns = None
+    if clocks.HAS_THREAD_CLOCKS:
+        cpu_ns = clocks.thread_cpu_ns(recording.native_id)
+        if cpu_ns is None:
+            # The identifier of an ended thread is given to the next one: the kernel's id tells them apart.
+            recording.lost = Lost.THREAD_ENDED
+            return None
+    return _Look(recording, now_ns - recording.origin_ns, cpu_ns, flat, line)
 
 
-def _look_again(looks: list[_Look], first_ns: int) -> None:
+def _classify(look: _Look, *, lock_was_free: bool, contended: bool) -> int:
+    trace = look.recording.trace
+    if look.cpu_ns is None or trace is None or not look.flat:
+        return WAITING
+    share = trace.computing_share(look.at_ns, look.cpu_ns)
+    return classify(look.flat[0], look.flat[1], share, lock_was_free=lock_was_free, contended=contended)
+
+
+def _look_again(looks: list[_Look], first_ns: int, lock_was_free: bool) -> None:
     time.sleep(SECOND_LOOK)
     elapsed_ns = time.perf_counter_ns() - first_ns
     for look in looks:
         cpu_ns = clocks.thread_cpu_ns(look.recording.native_id)
-        advanced_ns = 0 if cpu_ns is None else cpu_ns - look.cpu_ns
-        sample_class = by_second_look(advanced_ns, elapsed_ns)
-        _add(look.recording, look.at_ns, look.cpu_ns, look.flat, look.line, sample_class)
+        advanced_ns = cpu_ns - look.cpu_ns if cpu_ns is not None and look.cpu_ns is not None else 0
+        _add(look, by_second_look(advanced_ns, elapsed_ns, lock_was_free=lock_was_free))
 
 
-def _add(
-    recording: Recording, at_ns: int, cpu_ns: int | None, flat: FlatStack, line: int, sample_class: int
-) -> None:
-    trace = recording.trace
-    assert trace is not None
-    with trace.lock:
-        if not trace.closed:
-            trace.add(at_ns, cpu_ns, flat, line, sample_class)
+def _add(look: _Look, sample_class: int) -> None:
+    trace = look.recording.trace
+    if trace is not None:
+        with trace.lock:
+            if not trace.closed:
+                trace.add(look.at_ns, look.cpu_ns, look.flat, look.line, sample_class)

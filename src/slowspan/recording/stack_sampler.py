@@ -11,6 +11,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from slowspan.fork import call_after_fork
+from slowspan.recording import clocks
 from slowspan.recording.budget import Budget
 from slowspan.recording.recording import Lost
 from slowspan.recording.sampling import give_up_reused_threads, sample
@@ -25,6 +26,9 @@ LINGER_NS = 2_000_000_000
 
 MAX_AGE_NS = 3_600_000_000_000
 """Age at which a span is taken for one that nobody will end; its partial profile remains."""
+
+MIN_SLEEP_NS = 1_000_000
+"""Shortest sleep between two looks, where thresholds of a few milliseconds ask for shorter ones."""
 
 JITTER = 0.5
 """Each sleep is 0.5 to 1.5 intervals long: a fixed one locks on to whatever the application does periodically."""
@@ -69,6 +73,7 @@ class StackSampler:
         self._bell.acquire()
         self._stopping = False
         self._tick_number = 0
+        self._lock_was_free = False
         self._cpu_ns = 0
         self._awake_ns = 0
         self._linger_until_ns = 0
@@ -83,14 +88,18 @@ class StackSampler:
     def unwatch(self, watcher: Watcher) -> None:
         """Forget a processor and its recordings, and end the thread when it was the last one."""
         self._watchers.discard(watcher)
-        for recording in [*self.young, *self.late]:
-            if recording.owner is watcher:
-                recording.selected = False
-                self.young.pop(recording, None)
+        self.forget(watcher)
         if self._watchers:
             self._apply_limits()
         else:
             self.stop()
+
+    def forget(self, watcher: Watcher) -> None:
+        """Forget a processor's recordings; their spans end as if they had never been watched."""
+        for recording in [*self.young, *self.late]:
+            if recording.owner is watcher:
+                recording.selected = False
+                self.young.pop(recording, None)
 
     def wake(self) -> None:
         """Start the thread, or wake it from its long sleep. Runs on a request's thread.
@@ -169,7 +178,7 @@ class StackSampler:
         while not self._stopping:
             try:
                 delay_ns = self._tick()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - one bad tick must not end the thread
                 for watcher in list(self._watchers):
                     watcher.on_error(error)
                 delay_ns = self._start_after_ns
@@ -182,7 +191,11 @@ class StackSampler:
                 self._park()
                 clock = time.perf_counter_ns()
             else:
+                delay_ns = max(delay_ns, self._budget.stretch(MIN_SLEEP_NS))
+                switches = clocks.voluntary_switches()
                 self._bell.acquire(timeout=delay_ns / 1e9)
+                # One for the sleep itself; a wait for the interpreter lock after it makes at least one more.
+                self._lock_was_free = clocks.HAS_THREAD_CLOCKS and clocks.voluntary_switches() - switches <= 1
         self._switching.restore()
 
     def _park(self) -> None:
@@ -201,7 +214,12 @@ class StackSampler:
             give_up_reused_threads(self.late, self.young)
             stride = self._prune_late(now)
             self._tick_number = (self._tick_number // stride + 1) * stride
-            sample(self.late, self._tick_number)
+            sample(
+                self.late,
+                self._tick_number,
+                lock_was_free=self._lock_was_free,
+                contended=self._switching.contended,
+            )
             interval_ns = self._budget.stretch(self._interval_ns * stride)
             return min(interval_ns * (1 - JITTER + 2 * JITTER * random.random()), next_due_ns)
         self._switching.restore()
@@ -229,6 +247,8 @@ class StackSampler:
 
     def _begin(self, recording: Recording) -> None:
         owner = recording.owner
+        if recording.ended:
+            return
         if recording.span() is None:
             owner.on_lost(recording, "its span was thrown away without an end")
         elif owner.on_late(recording):
@@ -237,7 +257,9 @@ class StackSampler:
             if len(self.late) >= owner.max_recordings:
                 recording.lost = Lost.TOO_MANY
             recording.trace = Trace(owner.max_samples, recording.cpu_at_start_ns)
-            self.late[recording] = None
+            # The span may have ended meanwhile, without having seen the trace.
+            if not recording.ended:
+                self.late[recording] = None
 
     def _prune_late(self, now: int) -> int:
         """Forget what has ended, tell owners how old the rest is; return the smallest stride."""
@@ -246,7 +268,7 @@ class StackSampler:
             trace = recording.trace
             age = now - recording.start_ns
             owner = recording.owner
-            if trace is None or trace.closed or recording.selected is False:
+            if trace is None or recording.ended or recording.selected is False:
                 del self.late[recording]
                 continue
             if recording.span() is None or age > MAX_AGE_NS:
@@ -254,7 +276,7 @@ class StackSampler:
                 owner.on_lost(recording, "its span was not ended")
                 continue
             stride = min(stride or trace.stride, trace.stride)
-            if not recording.threshold_ns:
+            if recording.threshold_ns is None:
                 owner.on_threshold(recording, age)
             if age >= recording.hung_ns:
                 recording.hung_ns = 2 * age

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
 from array import array
 from typing import TYPE_CHECKING, Any
 
-from slowspan.recording.profile import ROOT
-
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import CodeType, FrameType
+
+ROOT = -1
+"""Parent of a stack's outermost frame."""
 
 MAX_DEPTH = 1000
 """Frames kept of one stack, counted from the root: CPython's own default recursion limit."""
@@ -21,6 +24,23 @@ _GUARD_COLLECTOR = sys.version_info[:2] == (3, 11)
 
 FlatStack = list[Any]
 """A stack, innermost frame first, as ``[code, offset, code, offset, …]``; offsets in bytes of bytecode."""
+
+
+@contextlib.contextmanager
+def all_frames() -> Iterator[dict[int, FrameType]]:
+    """Lend the innermost frames of all threads; keep none of them beyond the block."""
+    collecting = _GUARD_COLLECTOR and gc.isenabled()
+    if collecting:
+        gc.disable()
+    frames: dict[int, FrameType] = {}
+    try:
+        frames = sys._current_frames()
+        yield frames
+    finally:
+        # It holds this very frame, and that holds it: the cycle would keep the locals of all threads alive.
+        frames.clear()
+        if collecting:
+            gc.enable()
 
 
 def read_stacks(thread_ids: set[int]) -> dict[int, tuple[FlatStack, int]]:
@@ -34,21 +54,14 @@ def read_stacks(thread_ids: set[int]) -> dict[int, tuple[FlatStack, int]]:
     Returns:
         For every thread that is alive, its stack and the line number of its innermost frame.
     """
-    collecting = _GUARD_COLLECTOR and gc.isenabled()
-    if collecting:
-        gc.disable()
-    try:
-        frames = sys._current_frames()
-        stacks = {}
+    stacks = {}
+    with all_frames() as frames:
         for thread_id in thread_ids:
             frame = frames.get(thread_id)
             if frame is not None:
                 line = frame.f_lineno
                 stacks[thread_id] = (_flatten(frame), line if line is not None else 0)
-        return stacks
-    finally:
-        if collecting:
-            gc.enable()
+    return stacks
 
 
 def _flatten(frame: FrameType | None) -> FlatStack:

@@ -23,10 +23,12 @@ class FineSwitching:
 
     Attributes:
         allowed: The ``fine_switching`` setting.
+        contended: Whether threads competed for the interpreter lock when last looked at.
     """
 
     def __init__(self) -> None:
         self.allowed = True
+        self.contended = False
         self._original: float | None = None
         self._measured_at_ns = 0
         self._cpu_ns = 0
@@ -38,7 +40,8 @@ class FineSwitching:
         Args:
             open_requests: Recorded requests that are running now.
         """
-        if self.allowed and (open_requests <= 1 or not self._is_saturated()):
+        self.contended = open_requests > 1 and self._is_saturated()
+        if self.allowed and not self.contended:
             self._refine()
         else:
             self.restore()

@@ -14,8 +14,7 @@ import threading
 from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
-from slowspan.recording.profile import ROOT
-from slowspan.recording.stacks import StackTable
+from slowspan.recording.stacks import ROOT, StackTable
 
 if TYPE_CHECKING:
     from types import CodeType
@@ -279,13 +278,17 @@ class Trace:
         self._pending[sample_class] = self._pending_gaps[sample_class] = 0
         before = self._last[sample_class]
         self._last[sample_class] = -1
+        if sample_class == COMPUTING:
+            if before >= 0:
+                self._give(before, COMPUTING, time_ns)
+            else:
+                self._add_unseen(time_ns)
+            self._anchor = self._nodes[-1]
+            return
         if before >= 0:
             half = time_ns // 2
             self._give(before, sample_class, half)
             time_ns -= half
-        if sample_class == COMPUTING:
-            self._add_unseen(time_ns)
-            return
         newest = len(self._nodes) - 1
         oldest = max(newest - gaps, -1)
         for sample in range(newest, oldest, -1):
@@ -296,7 +299,6 @@ class Trace:
     def _add_unseen(self, time_ns: int) -> None:
         if time_ns > 0:
             self._unseen[self._anchor] = self._unseen.get(self._anchor, 0) + time_ns
-        self._anchor = self._nodes[-1]
 
     def _halve(self) -> None:
         """Keep every second sample of each class, with the other one's time: totals of classes stay exact."""

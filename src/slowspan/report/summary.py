@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from slowspan.redaction import one_line
 
@@ -22,8 +21,7 @@ SECONDS_FROM_NS = 500_000_000
 """From here on a duration is told in seconds: people set thresholds of 0.5 s and see queries of 340 ms."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HotLine:
+class HotLine(NamedTuple):
     """The own time of one line: what was spent while it was the innermost one."""
 
     share: float
@@ -136,7 +134,7 @@ def format_duration(duration_ns: int) -> str:
     """
     if duration_ns >= SECONDS_FROM_NS:
         return f"{_three_digits(duration_ns / 1e9)} s"
-    if duration_ns >= 1_000_000:
+    if duration_ns >= 999_500:  # below, it would be rounded to 1000 µs
         return f"{_three_digits(duration_ns / 1e6)} ms"
     return f"{_three_digits(duration_ns / 1e3)} µs"
 

@@ -1,0 +1,225 @@
+"""How a finished recording becomes a profile. Runs on the delivery thread."""
+
+from __future__ import annotations
+
+import bisect
+import os
+import platform
+import socket
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from slowspan.recording.profile import (
+    BEFORE_FIRST_SAMPLE,
+    COMPUTED_NOT_SEEN,
+    NOT_SAMPLED,
+    Frame,
+    Location,
+    ProcessFacts,
+    Profile,
+    Sample,
+    Stack,
+)
+from slowspan.recording.stacks import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import CodeType
+
+    from pyinstrument.session import Session
+
+    from slowspan.recording.finished import Finished
+    from slowspan.recording.profile import SpanFacts
+    from slowspan.recording.trace import TraceData
+
+SLICE = 200
+"""Stacks resolved between two pauses, in which the application's threads get the interpreter lock: well below 1 ms."""
+
+_HIDE_MARK = "__tracebackhide__"
+
+
+class _Tables:
+    """The tables of a profile while it is being built: every frame, location and stack once."""
+
+    def __init__(self) -> None:
+        self.frames: dict[Frame, int] = {}
+        self.locations: dict[Location, int] = {}
+        self.stacks: dict[Stack, int] = {}
+        self._codes: dict[int, tuple[int, list[int], list[int]]] = {}
+
+    def stack(self, parent: int, code: CodeType, offset: int) -> int:
+        known = self._codes.get(id(code))
+        if known is None:
+            known = self._codes[id(code)] = self._read_code(code)
+        frame, starts, lines = known
+        index = bisect.bisect_right(starts, offset) - 1
+        line = lines[index] if index >= 0 else code.co_firstlineno
+        return self.location(parent, Location(frame, line))
+
+    def synthetic(self, parent: int, name: str) -> int:
+        return self.place(parent, Frame(name, "", 0, None, False), 0)
+
+    def place(self, parent: int, frame: Frame, line: int) -> int:
+        return self.location(parent, Location(self.frames.setdefault(frame, len(self.frames)), line))
+
+    def location(self, parent: int, location: Location) -> int:
+        stack = Stack(parent, self.locations.setdefault(location, len(self.locations)))
+        return self.stacks.setdefault(stack, len(self.stacks))
+
+    def _read_code(self, code: CodeType) -> tuple[int, list[int], list[int]]:
+        frame = Frame(
+            code.co_name, code.co_filename, code.co_firstlineno, class_name(code), _HIDE_MARK in code.co_varnames
+        )
+        starts, lines = [], []
+        line = code.co_firstlineno
+        for start, _, known_line in code.co_lines():
+            line = known_line or line
+            starts.append(start)
+            lines.append(line)
+        return self.frames.setdefault(frame, len(self.frames)), starts, lines
+
+
+def class_name(code: CodeType) -> str | None:
+    """Return the class in whose body a function was defined.
+
+    Python 3.10 does not know it: there it could only be told from local variables, which are never read.
+    """
+    qualified = getattr(code, "co_qualname", None)
+    if qualified is None:
+        return None
+    owner, _, _ = qualified.rpartition(".")
+    owner = owner.rpartition(".")[2]
+    return owner if owner and owner != "<locals>" else None
+
+
+def build_profile(finished: Finished, span: SpanFacts, pause: Callable[[], None] = lambda: time.sleep(0)) -> Profile:
+    """Turn a finished recording into a profile.
+
+    Resolves names and lines, in slices with pauses between them.
+
+    Args:
+        finished: The recording.
+        span: The facts of its span.
+        pause: Called between two slices to let other threads run.
+
+    Returns:
+        The profile; its samples' wall times add up to its duration.
+    """
+    tables = _Tables()
+    if finished.session is not None:
+        samples = _read_inline(finished, finished.session, tables)
+    else:
+        samples = _build_samples(finished, tables, pause)
+    count = finished.sample_count
+    sampled_ns = finished.duration_ns - samples[0].wall_ns if count else 0
+    return Profile(
+        id=finished.id,
+        name=finished.name,
+        running=finished.running,
+        engine="thread" if finished.session is None else "inline",
+        start_time_ns=finished.start_ns,
+        duration_ns=finished.duration_ns,
+        threshold_ns=finished.threshold_ns,
+        cpu_time_ns=finished.cpu_time_ns,
+        interval_ns=sampled_ns // count if count else 0,
+        sample_count=count,
+        span=span,
+        process=process_facts(finished.thread_id, finished.native_id),
+        notes=_notes(finished),
+        frames=tuple(tables.frames),
+        locations=tuple(tables.locations),
+        stacks=tuple(tables.stacks),
+        samples=tuple(samples),
+    )
+
+
+def _build_samples(finished: Finished, tables: _Tables, pause: Callable[[], None]) -> list[Sample]:
+    data = finished.data
+    if data is None or not data.nodes:
+        cpu = finished.cpu_time_ns or 0
+        name = NOT_SAMPLED if finished.lost else BEFORE_FIRST_SAMPLE
+        return _fit([Sample(tables.synthetic(ROOT, name), 0, finished.duration_ns, cpu)], finished.duration_ns)
+    stacks = _resolve_nodes(data, tables, pause)
+    samples = [Sample(tables.synthetic(ROOT, BEFORE_FIRST_SAMPLE), 0, *data.before_first)]
+    for row, (node, at, wall, cpu) in enumerate(zip(data.nodes, data.at_ns, data.wall_ns, data.cpu_ns, strict=True)):
+        if wall:
+            samples.append(Sample(stacks[node], at, wall, cpu))
+        if row % SLICE == 0:
+            pause()
+    end = data.at_ns[-1]
+    for node, time_ns in data.unseen.items():
+        samples.append(Sample(tables.synthetic(stacks[node], COMPUTED_NOT_SEEN), end, time_ns, time_ns))
+    return _fit(samples, finished.duration_ns)
+
+
+def _read_inline(finished: Finished, session: Session, tables: _Tables) -> list[Sample]:
+    # Imported by the inline engine already, which loaded pyinstrument.
+    from slowspan.recording.session import read_session
+
+    records = [(path, round(seconds * 1e9)) for path, seconds in read_session(session)]
+    at_ns = max(finished.duration_ns - sum(wall_ns for _, wall_ns in records), 0)
+    samples = [Sample(tables.synthetic(ROOT, BEFORE_FIRST_SAMPLE), 0, at_ns, 0)]
+    for path, wall_ns in records:
+        stack = ROOT
+        for frame, line in path:
+            stack = tables.place(stack, frame, line)
+        at_ns += wall_ns
+        samples.append(Sample(stack, at_ns, wall_ns, 0))
+    return _fit(samples, finished.duration_ns)
+
+
+def _resolve_nodes(data: TraceData, tables: _Tables, pause: Callable[[], None]) -> dict[int, int]:
+    stacks = {ROOT: ROOT}
+    # The table may still grow while a partial profile is built: its length now is enough.
+    for node in range(len(data.table.codes)):
+        code, offset, parent = data.table.codes[node], data.table.offsets[node], data.table.parents[node]
+        stacks[node] = tables.stack(stacks[parent], code, offset)
+        if node % SLICE == 0:
+            pause()
+    return stacks
+
+
+def _fit(samples: list[Sample], duration_ns: int) -> list[Sample]:
+    """Scale the samples to the span's own duration, which may come from other clocks or an explicit end time."""
+    total = sum(sample.wall_ns for sample in samples)
+    if total == duration_ns or not total:
+        return samples
+    fitted, seen, given = [], 0, 0
+    for sample in samples:
+        seen += sample.wall_ns
+        upto = seen * duration_ns // total
+        wall = upto - given
+        given = upto
+        cpu = min(wall, sample.cpu_ns * duration_ns // total)
+        fitted.append(Sample(sample.stack, min(sample.at_ns, duration_ns), wall, cpu))
+    return fitted
+
+
+def _notes(finished: Finished) -> tuple[str, ...]:
+    notes = []
+    if finished.lost is not None:
+        notes.append(finished.lost.value)
+    data = finished.data
+    if data is not None and data.table.truncated:
+        notes.append(f"{data.table.truncated} samples show the outer part of their stack only: too many stacks.")
+    if finished.session is not None:
+        notes.append("The inline engine does not tell computing and waiting apart, and lengthens what computes.")
+    elif finished.cpu_time_ns is None:
+        notes.append("The CPU time of the request's thread is not known, so computing and waiting are not told apart.")
+    return tuple(notes)
+
+
+def process_facts(thread_id: int, native_id: int) -> ProcessFacts:
+    """Describe this process and one of its threads."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return ProcessFacts(
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        thread_name=names.get(thread_id, ""),
+        thread_id=native_id,
+        python=platform.python_version(),
+        sys_path=tuple(path for path in sys.path if isinstance(path, str)),
+        sys_prefixes=(sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix),
+    )
