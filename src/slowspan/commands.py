@@ -59,9 +59,7 @@ def show(profile: str, report_dir: Path | None) -> None:
     help="html: the page. json: the profile itself. session: for pyinstrument --load. "
     "speedscope: for speedscope.app. text: what show prints, at full width.",
 )
-@click.option(
-    "--output", "-o", type=click.Path(dir_okay=False, allow_dash=True), default="-", help="A file, or -."
-)
+@click.option("--output", "-o", type=click.Path(dir_okay=False, allow_dash=True), default="-", help="A file, or -.")
 @_directory_option
 def export(profile: str, format_name: str, output: str, report_dir: Path | None) -> None:
     """Write a profile in another format."""
@@ -97,9 +95,7 @@ def _find(reference: str, report_dir: Path | None) -> Path:
     try:
         files = sorted(file for file in directory.iterdir() if _is_profile(file, reference))
     except OSError as error:
-        raise click.ClickException(
-            f"cannot read the report directory {directory}: {error.strerror}"
-        ) from error
+        raise click.ClickException(f"cannot read the report directory {directory}: {error.strerror}") from error
     if not files:
         raise click.ClickException(f"no profile {reference!r} in {directory}")
     if len(files) > 1:

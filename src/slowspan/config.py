@@ -121,8 +121,9 @@ class Settings:
     """Where people look at a trace: a URL with ``{trace_id}`` or ``{span_id}``."""
     redacted_parameters: tuple[str, ...] = DEFAULT_REDACTED_PARAMETERS
     """Regular expressions for the names of query parameters whose values are hidden; case does not matter."""
-    notifiers: tuple[str, ...] = ("file", "log")
-    """Names of the notifiers that are on: entry points of the group ``slowspan_notifier``."""
+    notifiers: tuple[object, ...] = ("file", "log")
+    """The notifiers that are on: names of entry points of the group ``slowspan_notifier``; in code also notifiers,
+    classes of notifiers, and functions that take the report."""
     max_samples: int = 2000
     """The most samples kept of one request; a longer one is kept at a coarser resolution."""
     max_recordings: int = 200
@@ -189,7 +190,7 @@ _READERS: Mapping[str, Callable[[Any], object]] = {
     "report_url": read.link_template("id", "name", "file"),
     "trace_url": read.link_template("trace_id", "span_id"),
     "redacted_parameters": partial(read.patterns, default=DEFAULT_REDACTED_PARAMETERS),
-    "notifiers": read.notifier_names,
+    "notifiers": read.notifiers,
     "max_samples": read.integer(10, 100_000),
     "max_recordings": read.integer(1, 10_000),
     "queue_size": read.integer(1, 10_000),

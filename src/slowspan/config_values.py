@@ -126,15 +126,24 @@ def patterns(value: object, *, default: tuple[str, ...] = ()) -> tuple[str, ...]
     return tuple(result)
 
 
-def notifier_names(value: object) -> tuple[str, ...]:
-    """Read names of entry points; ``none`` means no notifier, as OpenTelemetry's exporters have it."""
-    allowed = "names of notifiers, comma-separated or as a list, or 'none'"
-    result = tuple(dict.fromkeys(_texts(value, allowed)))
-    if result == ("none",):
+def notifiers(value: object) -> tuple[object, ...]:
+    """Read names of entry points, and from code also notifiers, classes of notifiers and functions.
+
+    ``none`` means no notifier, as OpenTelemetry's exporters have it.
+    """
+    allowed = "names of notifiers, comma-separated or as a list, or 'none'; in code also notifiers and functions"
+    if isinstance(value, Collection) and not isinstance(value, str):
+        given = [entry for entry in value if not isinstance(entry, str)]
+        names = _texts([entry for entry in value if isinstance(entry, str)], allowed)
+    else:
+        given, names = [], _texts(value, allowed)
+    if not given and names == ["none"]:
         return ()
-    if all(re.fullmatch(r"[\w.-]{1,100}", name) for name in result):
-        return result
-    raise NotAllowed(allowed)
+    if any(not re.fullmatch(r"[\w.-]{1,100}", name) for name in names):
+        raise NotAllowed(allowed)
+    if any(not callable(entry) and not hasattr(entry, "notify") for entry in given):
+        raise NotAllowed(allowed)
+    return (*dict.fromkeys(names), *given)
 
 
 def span_kinds(value: object) -> tuple[str, ...]:

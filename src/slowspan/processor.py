@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from slowspan.notifiers.base import Notifier
     from slowspan.recording.finished import Finished
     from slowspan.recording.profile import Profile
+
+_logger = logging.getLogger("slowspan")
 
 
 class SlowSpanProcessor(SpanProcessor):
@@ -67,6 +70,9 @@ class SlowSpanProcessor(SpanProcessor):
         self.origins = loaded.origins
         self._counters = Counters()
         self._sampler = stack_sampler.shared
+        reason = stack_sampler.unavailable()
+        if reason is not None:
+            _logger.warning("slowspan samples nothing: %s", reason)
         self._delivery: Delivery[Finished] = Delivery(
             self.settings,
             self._counters,

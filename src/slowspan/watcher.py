@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from slowspan import semconv
 from slowspan.counters import Drop
 from slowspan.delivery.naming import report_link, report_name
+from slowspan.fork import call_after_fork
 from slowspan.recording import clocks
 from slowspan.recording.carriers import called_from_pool, runs_event_loop, thread_that_starts
 from slowspan.recording.finished import Finished
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from slowspan.recording.inline import InlineEngine
     from slowspan.recording.stack_sampler import StackSampler
     from slowspan.semconv import HttpFacts
+
+_END_BELOW = "_end_below_slowspan"
+"""Where a span keeps somebody else's stand-in for its ``end``: a recording must not keep the span alive."""
 
 HOT_FRAMES = 5
 """Hot lines on a span: few and short, since the oldest attributes of a full span give way to new ones."""
@@ -71,6 +75,10 @@ class SpanWatcher:
         self._delivery = delivery
         self._inline = _make_inline_engine(settings)
         self._settings = settings
+        self._reset_seen()
+        call_after_fork(self._reset_seen)
+
+    def _reset_seen(self) -> None:
         self._started = itertools.count()
         self._started_reads = 0
         self._started_lock = threading.Lock()
@@ -91,8 +99,11 @@ class SpanWatcher:
         Args:
             span: The span that has just started.
         """
-        if type(getattr(span.end, "__func__", None)) is Recording:
-            return  # Watched already: this processor, or another one of ours, was added twice.
+        below = span.__dict__.get("end")
+        if below is not None:
+            if type(getattr(below, "__func__", None)) is Recording:
+                return  # Watched already: this processor, or another one of ours, was added twice.
+            span.__dict__[_END_BELOW] = below
         next(self._started)
         recording = self._make_recording(span)
         # The span holds its recording through the bound method; the method keeps the span alive as the original does.
@@ -136,16 +147,20 @@ class SpanWatcher:
         """
         # Taken first: our own work must not lengthen the span.
         end_ns = time.time_ns() if end_time is None else end_time
-        recording.ended = True
+        first = recording.take_end()
+        if not first and span.end_time is None:
+            return  # Another thread is ending it at this moment.
         try:
-            # First of all: whatever comes now would be profiled as well.
-            session = self._inline.stop(recording.inline) if self._inline and recording.inline else None
-            self._finish(recording, span, end_ns, session)
+            if first:
+                # First of all: whatever comes now would be profiled as well.
+                session = self._inline.stop(recording.inline) if self._inline and recording.inline else None
+                self._finish(recording, span, end_ns, session)
         except Exception as error:  # noqa: BLE001 - anything raised here would become the request's
             self.on_error(error)
         finally:
             span.__dict__.pop("end", None)
-            span.end(end_ns)
+            original = span.__dict__.pop(_END_BELOW, None) or span.end
+            original(end_ns)
 
     def _finish(self, recording: Recording, span: Span, end_ns: int, session: Session | None) -> None:
         self._sampler.young.pop(recording, None)
@@ -157,7 +172,7 @@ class SpanWatcher:
     def _finish_late(self, recording: Recording, span: Span, duration_ns: int, session: Session | None) -> None:
         """Decide on a span that is over the smallest threshold; if it is slow, hand it on."""
         own_thread = get_ident() == recording.thread_id and get_native_id() == recording.native_id
-        cpu_ns = time.thread_time_ns() if own_thread else None
+        cpu_ns = time.thread_time_ns() if own_thread and recording.lost is not Lost.THREAD_REUSED else None
         http = semconv.read_http(span.attributes or {})
         selected = self._selects(recording, http, span)
         threshold_ns = self._trigger.threshold_ns(http, span.name)
@@ -166,8 +181,12 @@ class SpanWatcher:
             return
         if trace is not None:
             with trace.lock:
-                trace.close(duration_ns, cpu_ns if clocks.HAS_THREAD_CLOCKS else None)
+                # When the thread was lost nothing is known of the time after the last sample.
+                seen_ns = duration_ns if recording.lost is None else 0
+                trace.close(seen_ns, cpu_ns if clocks.HAS_THREAD_CLOCKS else None)
         self._counters.add("slow")
+        if recording.lost is Lost.TOO_MANY:
+            self._counters.drop(Drop.TOO_MANY_RECORDINGS)
         self._name(recording, span, http, threshold_ns)
         finished = self._freeze(recording, span, duration_ns, cpu_ns, session)
         span.set_attributes(self._attributes(recording, finished))
@@ -200,6 +219,9 @@ class SpanWatcher:
             cpu_time_ns: int | None = cpu_ns - recording.cpu_at_start_ns
         else:
             cpu_time_ns = trace.cpu_time_ns() if trace is not None and clocks.HAS_THREAD_CLOCKS else None
+        if cpu_time_ns is not None:
+            # An explicit end time can make the span shorter than it was.
+            cpu_time_ns = min(cpu_time_ns, duration_ns)
         return Finished(
             id=recording.id,
             name=recording.name,
@@ -262,7 +284,7 @@ class SpanWatcher:
         threshold_ns = self._trigger.threshold_ns(http, span.name)
         if age_ns >= threshold_ns:
             with trace.lock:
-                if not trace.closed:
+                if not recording.ended:
                     self._name(recording, span, http, threshold_ns)
                     span.set_attributes(self._link_attributes(recording))
 
@@ -273,15 +295,19 @@ class SpanWatcher:
         if span is None or trace is None or recording.threshold_ns is None:
             return
         with trace.lock:
-            if trace.closed:
+            if recording.ended:
                 return
-            finished = self._freeze(recording, span, age_ns, None, running=True)
-        self._delivery.submit(finished)
+            # Under the lock, so that the final profile, which replaces this one, comes after it.
+            self._delivery.submit(self._freeze(recording, span, age_ns, None, running=True))
 
     def on_lost(self, recording: Recording, reason: str) -> None:
         """Count a recording of which the span never ended."""
         recording.selected = False
         self._counters.drop(Drop.SPAN_ABANDONED, detail=reason)
+
+    def on_rest(self) -> None:
+        """Let losses be told that no delivery thread has heard of."""
+        self._counters.log_losses()
 
     def on_error(self, error: Exception) -> None:
         """Count an error of our own; the delivery thread tells it."""

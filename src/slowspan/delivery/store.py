@@ -58,9 +58,7 @@ class OpenDirectory:
 
     def replace(self, file_name: str, new_name: str) -> None:
         """Rename a file, over an existing one if need be, in one step."""
-        os.replace(
-            self._at(file_name), self._at(new_name), src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor
-        )
+        os.replace(self._at(file_name), self._at(new_name), src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
 
     def remove(self, file_name: str) -> None:
         """Delete a file; that it is gone already, because another process deleted it, is no error."""
@@ -114,9 +112,7 @@ class ReportStore:
                 directory.replace(temporary, file_name)
             except OSError as error:
                 _remove_quietly(directory, temporary)
-                raise DropError(
-                    Drop.WRITE_FAILED, f"cannot write {path}: {error.strerror or error}"
-                ) from error
+                raise DropError(Drop.WRITE_FAILED, f"cannot write {path}: {error.strerror or error}") from error
         return path
 
     def remove(self, file_name: str) -> None:

@@ -75,9 +75,9 @@ class FileNotifier:
             return
         try:
             page = self._write(report)
-        except DropError as error:
+        except Exception as error:
             if self._logs:
-                log_report(report, None, problem=str(error))
+                log_report(report, None, problem=str(error) if isinstance(error, DropError) else repr(error))
             raise
         if self._logs:
             log_report(report, report.url or str(page))

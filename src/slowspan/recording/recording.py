@@ -55,6 +55,10 @@ class Watcher(Protocol):
         """Learn that a recording has been given up: its span will never end."""
         ...
 
+    def on_rest(self) -> None:
+        """Learn that the sampler has time; called every few seconds."""
+        ...
+
     def on_error(self, error: Exception) -> None:
         """Learn of an error of our own."""
         ...
@@ -90,6 +94,7 @@ class Recording:
 
     __slots__ = (
         "__weakref__",
+        "_open",
         "cpu_at_start_ns",
         "ended",
         "hung_ns",
@@ -134,6 +139,16 @@ class Recording:
         self.inline: Profiler | None = None
         self.threshold_ns: int | None = None
         self.ended = False
+        self._open = True
+
+    def take_end(self) -> bool:
+        """Note the end; return True to the first caller only, of however many threads end the span at once."""
+        self.ended = True
+        try:
+            del self._open
+        except AttributeError:
+            return False
+        return True
 
     def __call__(self, span: Span, end_time: int | None = None) -> None:
         """End the span: the stand-in for ``span.end``."""

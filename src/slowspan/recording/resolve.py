@@ -151,6 +151,9 @@ def _build_samples(finished: Finished, tables: _Tables, pause: Callable[[], None
     end = data.at_ns[-1]
     for node, time_ns in data.unseen.items():
         samples.append(Sample(tables.synthetic(stacks[node], COMPUTED_NOT_SEEN), end, time_ns, time_ns))
+    rest = finished.duration_ns - sum(sample.wall_ns for sample in samples)
+    if finished.lost is not None and rest > 0:
+        samples.append(Sample(tables.synthetic(ROOT, NOT_SAMPLED), end, rest, 0))
     return _fit(samples, finished.duration_ns)
 
 
@@ -173,7 +176,7 @@ def _read_inline(finished: Finished, session: Session, tables: _Tables) -> list[
 def _resolve_nodes(data: TraceData, tables: _Tables, pause: Callable[[], None]) -> dict[int, int]:
     stacks = {ROOT: ROOT}
     # The table may still grow while a partial profile is built: its length now is enough.
-    for node in range(len(data.table.codes)):
+    for node in range(len(data.table.parents)):
         code, offset, parent = data.table.codes[node], data.table.offsets[node], data.table.parents[node]
         stacks[node] = tables.stack(stacks[parent], code, offset)
         if node % SLICE == 0:

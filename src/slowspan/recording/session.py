@@ -235,9 +235,7 @@ def _without_order(session: Session) -> Session:
         stack = tuple(infos)
         seconds[stack] = seconds.get(stack, 0.0) + time
     records = [(list(stack), seconds[stack]) for stack in sorted(seconds)]
-    merged: Session = Session.from_json(
-        {**session.to_json(include_frame_records=False), "frame_records": records}
-    )
+    merged: Session = Session.from_json({**session.to_json(include_frame_records=False), "frame_records": records})
     return merged
 
 

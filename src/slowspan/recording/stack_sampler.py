@@ -30,6 +30,9 @@ MAX_AGE_NS = 3_600_000_000_000
 MIN_SLEEP_NS = 1_000_000
 """Shortest sleep between two looks, where thresholds of a few milliseconds ask for shorter ones."""
 
+REST_NS = 5_000_000_000
+"""Time between two occasions on which owners may do what has time, such as telling of losses."""
+
 JITTER = 0.5
 """Each sleep is 0.5 to 1.5 intervals long: a fixed one locks on to whatever the application does periodically."""
 
@@ -105,8 +108,11 @@ class StackSampler:
         """Start the thread, or wake it from its long sleep. Runs on a request's thread.
 
         Raises:
-            RuntimeError: No thread can be started.
+            RuntimeError: No thread can be started, or this interpreter cannot be sampled.
         """
+        reason = unavailable()
+        if reason is not None:
+            raise RuntimeError(reason)
         self.parked = False
         if self._thread is None:
             self._start()
@@ -175,9 +181,14 @@ class StackSampler:
     def _run(self) -> None:
         cpu, clock = time.thread_time_ns(), time.perf_counter_ns()
         self._linger_until_ns = clock + LINGER_NS
+        rest_at_ns = clock + REST_NS
         while not self._stopping:
             try:
                 delay_ns = self._tick()
+                if delay_ns is None or clock > rest_at_ns:
+                    rest_at_ns = clock + REST_NS
+                    for watcher in list(self._watchers):
+                        watcher.on_rest()
             except Exception as error:  # noqa: BLE001 - one bad tick must not end the thread
                 for watcher in list(self._watchers):
                     watcher.on_error(error)
@@ -241,15 +252,17 @@ class StackSampler:
                 self._begin(recording)
             else:
                 next_due = min(next_due, due)
-                if one_delay_for_all:
-                    break  # Those that follow are younger still.
+                if one_delay_for_all and due <= self._start_after_ns:
+                    break  # Those that follow are younger still. One that starts in the future tells nothing.
         return next_due
 
     def _begin(self, recording: Recording) -> None:
         owner = recording.owner
-        if recording.ended:
+        span = recording.span()
+        # A span can also be ended past us, by its class's own method.
+        if recording.ended or (span is not None and span.end_time is not None):
             return
-        if recording.span() is None:
+        if span is None:
             owner.on_lost(recording, "its span was thrown away without an end")
         elif owner.on_late(recording):
             recording.hung_ns = owner.hung_after_ns
@@ -268,10 +281,12 @@ class StackSampler:
             trace = recording.trace
             age = now - recording.start_ns
             owner = recording.owner
-            if trace is None or recording.ended or recording.selected is False:
+            span = recording.span()
+            ended = recording.ended or (span is not None and span.end_time is not None)
+            if trace is None or ended or recording.selected is False:
                 del self.late[recording]
                 continue
-            if recording.span() is None or age > MAX_AGE_NS:
+            if span is None or age > MAX_AGE_NS:
                 del self.late[recording]
                 owner.on_lost(recording, "its span was not ended")
                 continue

@@ -53,7 +53,7 @@ def render_page(profile: Profile, trace_url: str | None = None) -> str:
     style = _resource("page.css")
     scripts: list[str] = []
     view = '<p class="empty">No stack of this request was read.</p>'
-    if profile.samples:
+    if profile.sample_count:
         parts = interactive_view(profile.session())
         style = f"{parts.style}\n{style}"
         scripts = [parts.script, _resource("page.js")]
@@ -175,8 +175,8 @@ def _facts(profile: Profile, trace_url: str | None) -> str:
     if not span.sampled:
         trace += " (not sampled)"
     engine = "" if profile.engine == "thread" else f", engine {_text(profile.engine)}"
-    every = format_duration(profile.interval_ns)
-    samples = f"{profile.sample_count}, every {every}{engine}" if profile.sample_count else f"none{engine}"
+    every = f", every {format_duration(profile.interval_ns)}" if profile.interval_ns else ""
+    samples = f"{profile.sample_count or 'none'}{every}{engine}"
     facts = (
         ("Trace", trace),
         ("Span", f"<code>{_text(span.span_id)}</code>"),
@@ -209,7 +209,7 @@ def _hot_lines(profile: Profile) -> str:
     lines = hot_lines(profile, HOT_LINES)
     if not lines:
         return ""
-    known = profile.cpu_time_ns is not None
+    known = any(sample.cpu_ns for sample in profile.samples)
     rows = "".join(_hot_line(line, lines[0].share, known) for line in lines)
     split = '<th scope="col" class="shape">Computing / waiting</th>' if known else ""
     return (

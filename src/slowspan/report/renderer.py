@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slowspan.redaction import one_line
+
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
@@ -109,7 +111,8 @@ class ChildRenderer:
 
         try:
             process = _start(self._python or find_python())
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:
+            # Whatever forbids it here: a sandbox, a limit, a library that has replaced subprocess.
             raise _UnavailableError(f"no child process could be started: {error}") from error
         with process:
             try:
@@ -121,7 +124,8 @@ class ChildRenderer:
         # Not the exit status: it is lost where the application ignores or collects its children.
         if page.startswith(_PAGE_START) and page.endswith(_PAGE_END):
             return page
-        reason = errors.decode("utf-8", "replace").strip()[-_REASON_LIMIT:]
+        last_line = errors.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        reason = one_line(last_line, _REASON_LIMIT)
         if process.returncode == CANNOT_RENDER:
             raise RenderError(reason)
         raise _UnavailableError(f"the child process ended with status {process.returncode}: {reason}")
@@ -166,9 +170,7 @@ def _start(python: str) -> subprocess.Popen[bytes]:
     flags = 0
     if sys.platform == "win32":
         flags = (
-            subprocess.CREATE_NO_WINDOW
-            | subprocess.CREATE_NEW_PROCESS_GROUP
-            | subprocess.BELOW_NORMAL_PRIORITY_CLASS
+            subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.BELOW_NORMAL_PRIORITY_CLASS
         )
     # Without preexec_fn the child comes from vfork: no copied memory, no fork handlers of the application.
     return subprocess.Popen(

@@ -51,11 +51,18 @@ def hot_lines(profile: Profile, limit: int = 5) -> tuple[HotLine, ...]:
     Returns:
         The lines, hottest first. Synthetic entries are among them.
     """
+    # Imported here because the application imports this module at its start and profiles only when one is there.
+    from slowspan.recording.profile import NOT_SAMPLED, Frame
+    from slowspan.recording.stacks import ROOT
+
+    no_stack = Frame(NOT_SAMPLED, "", 0, None, False)
     times: dict[tuple[str, int, str], list[int]] = {}
     class_names: dict[tuple[str, int, str], str | None] = {}
     for sample in profile.samples:
-        frame_index, line = profile.locations[profile.stacks[sample.stack].location]
-        frame = profile.frames[frame_index]
+        frame, line = no_stack, 0
+        if sample.stack != ROOT:
+            frame_index, line = profile.locations[profile.stacks[sample.stack].location]
+            frame = profile.frames[frame_index]
         key = (frame.file, line, frame.name)
         time = times.setdefault(key, [0, 0])
         time[0] += sample.wall_ns

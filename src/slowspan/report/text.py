@@ -86,7 +86,7 @@ def _hot_lines(profile: Profile) -> Iterator[str]:
 
 def _call_tree(profile: Profile, width: int) -> Iterator[str]:
     yield ""
-    if not profile.samples:
+    if not profile.sample_count:
         yield "No stack of this request was read."
         return
     # Imported here because it costs 40 ms, and a module may be imported without rendering.

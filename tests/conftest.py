@@ -1,0 +1,76 @@
+"""No test may leave anything behind in the process; fixtures for those that must touch what is global."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.util._once import Once
+
+from slowspan.recording import stack_sampler
+from support import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """Fail a test that leaves a thread, a recording, a hook, a changed interpreter or a file behind."""
+    before = _state()
+    threads = set(threading.enumerate())
+    yield
+
+    def check() -> bool:
+        assert _leaked_threads(threads) == []
+        assert _state() == before
+        return True
+
+    # A thread that was told to end may need a moment.
+    eventually(check, timeout=5.0)
+
+
+def _leaked_threads(before: set[threading.Thread]) -> list[threading.Thread]:
+    new = set(threading.enumerate()) - before
+    return [thread for thread in new if not thread.daemon or thread.name.startswith("slowspan")]
+
+
+def _state() -> dict[str, object]:
+    pyinstrument = sys.modules.get("pyinstrument.stack_sampler")
+    return {
+        "live recordings": stack_sampler.live_recordings(),
+        "profile hook": sys.getprofile(),
+        "profile hook of new threads": threading.getprofile(),
+        "trace hook": sys.gettrace(),
+        "running profilers": len(pyinstrument.get_stack_sampler().subscribers) if pyinstrument else 0,
+        "switch interval": sys.getswitchinterval(),
+        "files in the default report directory": _default_reports(),
+        "global tracer provider": trace._TRACER_PROVIDER,
+    }
+
+
+def _default_reports() -> list[str]:
+    return sorted(str(path) for path in Path(tempfile.gettempdir()).glob("slowspan-*/*.html"))
+
+
+@pytest.fixture
+def no_global_provider() -> Iterator[None]:
+    """Give the test a process without a global tracer provider, and take away the one that it sets."""
+    _forget_provider()
+    yield
+    provider = trace._TRACER_PROVIDER
+    _forget_provider()
+    shutdown = getattr(provider, "shutdown", None)
+    if shutdown is not None:
+        shutdown()
+
+
+def _forget_provider() -> None:
+    # OpenTelemetry lets the provider be set once in a process and offers no way back.
+    trace._TRACER_PROVIDER = None
+    trace._TRACER_PROVIDER_SET_ONCE = Once()

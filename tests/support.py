@@ -1,0 +1,131 @@
+"""What several tests need: waiting, tools that pip cannot bring, and the servers of real applications."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+
+import servers
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+T = TypeVar("T")
+
+REPOSITORY = Path(__file__).parent.parent
+APPS = Path(__file__).parent / "apps"
+"""Where the tests' own applications are."""
+
+INSTALLED_BY = {
+    "chromium": "apt-get install chromium",
+    "node": "apt-get install nodejs",
+    **{f"python3.{minor}": f"pyenv install 3.{minor}" for minor in (10, 11, 12, 13)},
+}
+
+
+def requires(tool: str) -> str:
+    """Return the path of a tool, or skip the test where it is missing.
+
+    With ``SLOWSPAN_REQUIRE_ALL`` in the environment, as in CI, the test fails instead.
+
+    Args:
+        tool: One of ``INSTALLED_BY``.
+    """
+    path = shutil.which(tool)
+    if path is None:
+        reason = f"needs {tool}: {INSTALLED_BY[tool]}"
+        if os.environ.get("SLOWSPAN_REQUIRE_ALL"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+def eventually(check: Callable[[], T], timeout: float = 30.0) -> T:
+    """Call a function until it returns something true, and return that.
+
+    Args:
+        check: What must become true. An AssertionError counts as not yet.
+        timeout: Seconds to give up after: generous, since a test that passes does not wait for it.
+
+    Raises:
+        AssertionError: It did not become true; the last failed assertion or the last value tells more.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            value = check()
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            if value:
+                return value
+            assert time.monotonic() < deadline, f"still {value!r} after {timeout} s"
+        time.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class Served:
+    """An application that a real server serves under ``opentelemetry-instrument``."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    report_dir: Path
+
+    def pages(self) -> list[Path]:
+        """Return the reports' pages, oldest first."""
+        return sorted(self.report_dir.glob("*.html"))
+
+    def profiles(self) -> list[Path]:
+        """Return the stored profiles, oldest first."""
+        return sorted(self.report_dir.glob("*.json.gz"))
+
+
+@contextlib.contextmanager
+def served(
+    application: str,
+    folder: Path,
+    *,
+    source: Path = APPS,
+    env: Mapping[str, str] | None = None,
+    workers: int = 1,
+    threads: int = 4,
+    options: Sequence[str] = (),
+) -> Iterator[Served]:
+    """Serve an application with gunicorn under ``opentelemetry-instrument`` until the end of the block.
+
+    Spans are not exported unless ``env`` says so, for example with ``servers.exporting_to``.
+
+    Args:
+        application: The module and the WSGI callable, ``module:app``.
+        folder: An empty folder, for the log and the reports.
+        source: The folder of the module.
+        env: Environment variables, for example slowspan's settings.
+        workers: Number of worker processes.
+        threads: Threads of each worker.
+        options: More options of gunicorn.
+    """
+    port = servers.free_port()
+    url = f"http://127.0.0.1:{port}"
+    log, report_dir = folder / "server.log", folder / "reports"
+    environment = {
+        "OTEL_TRACES_EXPORTER": "none",
+        "OTEL_METRICS_EXPORTER": "none",
+        "OTEL_LOGS_EXPORTER": "none",
+        "OTEL_PYTHON_SLOWSPAN_REPORT_DIR": str(report_dir),
+        **(env or {}),
+    }
+    command = servers.gunicorn(
+        application, port, workers=workers, threads=threads, options=[f"--chdir={source}", *options]
+    )
+    with servers.running(command, url=url, log=log, env=environment) as process:
+        yield Served(url, process, log, report_dir)

@@ -1,0 +1,163 @@
+"""An SDK provider with slowspan on it, its reports and exported spans in memory, and work for slow requests."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+
+from slowspan import SlowSpanProcessor
+from slowspan.testing import InMemoryNotifier
+from support import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from opentelemetry.sdk.trace import ReadableSpan, Span
+
+    from slowspan import Profile
+
+ID = "slowspan.profile.id"
+URL = "slowspan.profile.url"
+SLOW = 0.15
+"""Seconds of a request that is slow here, where the threshold is ``THRESHOLD``."""
+THRESHOLD = 0.05
+
+
+class WatchingProcessor(SlowSpanProcessor):
+    """The processor with a notifier that keeps its reports in memory.
+
+    It may use a whole core, so that a slow or busy machine does not thin the samples out.
+    """
+
+    notifier: InMemoryNotifier
+
+    def __init__(self, **options: Any) -> None:
+        self.notifier = InMemoryNotifier()
+        usual = {"threshold": THRESHOLD, "notifiers": "none", "overhead_budget": 1}
+        super().__init__(**{**usual, **options})
+
+    def _load_notifiers(self) -> list[tuple[str, InMemoryNotifier]]:
+        return [("memory", self.notifier)]
+
+    def profiles(self) -> list[Profile]:
+        """Deliver what is waiting; return all profiles so far."""
+        self.force_flush()
+        return [report.profile for report in self.notifier.reports]
+
+    def profile(self) -> Profile:
+        """Deliver what is waiting; return the only profile so far."""
+        (profile,) = self.profiles()
+        return profile
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A provider on which slowspan watches."""
+
+    provider: TracerProvider
+    processor: WatchingProcessor
+    exporter: InMemorySpanExporter
+
+    def start(self, name: str = "GET /orders/<id>", **options: Any) -> Span:
+        """Start a server span."""
+        span = self.provider.get_tracer("test").start_span(name, **{"kind": SpanKind.SERVER, **options})
+        return span  # type: ignore[return-value]
+
+    def request(self, work: Callable[[], object], name: str = "GET /orders/<id>", **options: Any) -> None:
+        """Do some work inside a server span."""
+        span = self.start(name, **options)
+        try:
+            work()
+        finally:
+            span.end()
+
+    def exported(self) -> list[ReadableSpan]:
+        """Return the exported spans, in the order of their ends."""
+        return list(self.exporter.get_finished_spans())
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the attributes of the only exported span."""
+        (span,) = self.exported()
+        return dict(span.attributes or {})
+
+    def profiles(self) -> list[Profile]:
+        """Deliver what is waiting; return all profiles so far."""
+        return self.processor.profiles()
+
+    def profile(self) -> Profile:
+        """Deliver what is waiting; return the only profile so far."""
+        return self.processor.profile()
+
+
+@contextlib.contextmanager
+def watched(provider: TracerProvider | None = None, **options: Any) -> Iterator[Watched]:
+    """Watch a provider's spans until the end of the block.
+
+    Args:
+        provider: A new one by default.
+        **options: slowspan's settings; ``threshold`` is ``THRESHOLD`` unless given.
+    """
+    provider = provider or TracerProvider(shutdown_on_exit=False)
+    exporter = InMemorySpanExporter()
+    processor = WatchingProcessor(**options)
+    provider.add_span_processor(processor)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    try:
+        yield Watched(provider, processor, exporter)
+    finally:
+        provider.shutdown()
+
+
+def wait_here(seconds: float = SLOW) -> None:
+    """Wait without computing."""
+    time.sleep(seconds)
+
+
+def compute_here(seconds: float = SLOW) -> None:
+    """Compute without waiting."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        sum(range(200))
+
+
+def wait_until_linked(span: Span) -> None:
+    """Wait until the profile's id is on the running span: it has crossed its threshold and is being sampled."""
+    eventually(lambda: ID in (span.attributes or {}))
+
+
+def functions(profile: Profile) -> dict[str, float]:
+    """Return the share of the duration that was spent inside each function, callees included."""
+    shares: dict[str, float] = {}
+    for sample in profile.samples:
+        for name in {frame.name for frame, _ in profile.stack_frames(sample.stack)}:
+            shares[name] = shares.get(name, 0.0) + sample.wall_ns / profile.duration_ns
+    return shares
+
+
+def in_thread(work: Callable[[], object]) -> None:
+    """Run a function in a new thread and wait for its end.
+
+    Raises:
+        BaseException: What the function raised.
+    """
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
