@@ -87,9 +87,13 @@ def instrument(*, tracer_provider: TracerProvider | None = None, **options: Any)
     Raises:
         ConfigError: An option is unknown or wrong.
     """
+    return _instrument_once(tracer_provider, load_settings(**options))
+
+
+def _instrument_once(provider: TracerProvider | None, loaded: LoadedSettings) -> SlowSpanProcessor | None:
     instrumentor = SlowSpanInstrumentor()
     if instrumentor._processor is None:
-        instrumentor._processor = _add_processor(tracer_provider, load_settings(**options))
+        instrumentor._processor = _add_processor(provider, loaded)
         instrumentor._is_instrumented_by_opentelemetry = instrumentor._processor is not None
     return instrumentor._processor
 
@@ -119,11 +123,12 @@ def quick_setup(app: Any = None, *, service_name: str | None = None, **options: 
         ImportError: ``opentelemetry-instrumentation-flask`` is not installed (``pip install slowspan[flask]``).
         TypeError: ``app`` is not a Flask application, or the global provider takes no span processors.
     """
+    loaded = load_settings(**options)
     provider = trace.get_tracer_provider()
     if isinstance(provider, trace.ProxyTracerProvider):
         resource = Resource.create({"service.name": service_name} if service_name else {})
         trace.set_tracer_provider(TracerProvider(resource=resource))
-    processor = instrument(**options)
+    processor = _instrument_once(None, loaded)
     if processor is None:
         raise TypeError(
             f"the global tracer provider is a {type(trace.get_tracer_provider()).__name__}, "

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING
 
 from opentelemetry.metrics import CallbackOptions, Observation, get_meter
 
 from slowspan._version import __version__
+from slowspan.control import status as current_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from slowspan.control import Status
-    from slowspan.processor import SlowSpanProcessor
+
+_registered = False
 
 
-def register(processor: SlowSpanProcessor) -> None:
-    """Make the instruments of a processor: asynchronous ones, which are read when metrics are collected.
-
-    Args:
-        processor: Known weakly, so that the meter does not keep it alive.
-    """
-    reference = weakref.ref(processor)
+def register() -> None:
+    """Make the instruments, once in a process: asynchronous ones, which are read when metrics are collected."""
+    global _registered
+    if _registered:
+        return
+    _registered = True
     meter = get_meter("slowspan", __version__)
 
     def observe(read: Callable[[Status], Iterable[Observation]]) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def callback(_options: CallbackOptions) -> Iterable[Observation]:
-            watched = reference()
-            return read(watched.status()) if watched is not None else ()
+            return read(current_status())
 
         return callback
 

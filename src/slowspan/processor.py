@@ -86,7 +86,7 @@ class SlowSpanProcessor(SpanProcessor):
         self._closed = False
         self._sampler.watch(self._watcher)
         register(self)
-        metrics.register(self)
+        metrics.register()
         atexit.register(_shutdown_at_exit, weakref.ref(self))
 
     # -- OpenTelemetry's callbacks.

@@ -15,9 +15,9 @@ from slowspan import semconv
 from slowspan.counters import Drop
 from slowspan.delivery.naming import report_link, report_name
 from slowspan.fork import call_after_fork
-from slowspan.recording import clocks
 from slowspan.recording.carriers import called_from_pool, runs_event_loop, thread_that_starts
 from slowspan.recording.finished import Finished
+from slowspan.recording.gauge import HAS_THREAD_CLOCKS, thread_cpu_ns
 from slowspan.recording.recording import Lost, Recording
 from slowspan.report.summary import hot_text
 from slowspan.selection import Selection
@@ -120,7 +120,8 @@ class SpanWatcher:
         if called_from_pool(4):
             thread_id = thread_that_starts(span)
             native_id = next((t.native_id or 0 for t in threading.enumerate() if t.ident == thread_id), 0)
-            recording = Recording(self, weakref.ref(span), start_ns, thread_id, native_id, clocks.thread_cpu_ns(native_id))
+            cpu_ns = thread_cpu_ns(native_id) if native_id else None
+            recording = Recording(self, weakref.ref(span), start_ns, thread_id, native_id, cpu_ns)
             if not native_id:
                 recording.lost = Lost.NO_THREAD
             return recording
@@ -183,7 +184,7 @@ class SpanWatcher:
             with trace.lock:
                 # When the thread was lost nothing is known of the time after the last sample.
                 seen_ns = duration_ns if recording.lost is None else 0
-                trace.close(seen_ns, cpu_ns if clocks.HAS_THREAD_CLOCKS else None)
+                trace.close(seen_ns, cpu_ns if HAS_THREAD_CLOCKS else None)
         self._counters.add("slow")
         if recording.lost is Lost.TOO_MANY:
             self._counters.drop(Drop.TOO_MANY_RECORDINGS)
@@ -218,7 +219,7 @@ class SpanWatcher:
         if cpu_ns is not None and recording.cpu_at_start_ns is not None:
             cpu_time_ns: int | None = cpu_ns - recording.cpu_at_start_ns
         else:
-            cpu_time_ns = trace.cpu_time_ns() if trace is not None and clocks.HAS_THREAD_CLOCKS else None
+            cpu_time_ns = trace.cpu_time_ns() if trace is not None and HAS_THREAD_CLOCKS else None
         if cpu_time_ns is not None:
             # An explicit end time can make the span shorter than it was.
             cpu_time_ns = min(cpu_time_ns, duration_ns)

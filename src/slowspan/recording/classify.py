@@ -1,8 +1,10 @@
 """Was a sampled thread computing or waiting?
 
-The sampler holds the interpreter lock while it looks, so the sampled thread is outside: it gave the lock up of its own
-accord inside a call that waits (or computes in C without the lock), or by force, which happens at a few instructions
-only. Each rule here was checked on 3.10 – 3.13 against workloads that measure their own truth (``bench/truth``).
+While the sampler looks it holds the interpreter lock, so the sampled thread is outside: it gave the lock up of its own
+accord inside a call that waits (or computes in C without the lock), or it was stopped by force. Force is used at a few
+instructions only, so some of them tell. At a call, three facts tell: whether the sampler had to wait for the lock,
+whether the kernel has the thread ready to run, and what its CPU clock does in the moment after. Checked on 3.10 – 3.13
+against workloads that measure their own truth (``bench/truth.py``).
 """
 
 from __future__ import annotations
@@ -20,20 +22,25 @@ if TYPE_CHECKING:
 UNCLEAR = -1
 """A second look at the thread's CPU clock must tell."""
 
-NEARLY_ALL = 0.9
-"""Share of the time since the last sample in which a thread did one thing, to be taken to do it still."""
+LEFT = -2
+"""The thread computed when the sampler woke up, and went to wait before it could be seen: where it stands now is not
+where it computed, and it did not wait yet. Such a sample is left out."""
 
-FORCED_SHARE = 0.5
-"""A thread from which the lock was taken computes as soon as it is given back, which takes a moment."""
+AFTER_FORCE = 0.5
+"""Part of the time between two looks in which a stopped thread computes: being woken takes a moment."""
 
-FREE_SHARE = 0.8
-"""A thread that computes without the lock never stopped; one that waits may just have got what it waited for."""
+WITHOUT_LOCK = 0.8
+"""Part in which one computes that runs C code without the lock: one that got what it waited for shows less."""
 
-# Where the interpreter looks whether it is to give up the lock, besides calls: no wait can happen there.
+HARDLY = 0.1
+"""Share of computing below which a thread is not taken for the one that had held the lock."""
+
+# Where the interpreter looks whether it is to give up the lock, and where no thread can wait. It looks after calls as
+# well, but inside a call a thread can wait, and stands at the same instruction.
 if sys.version_info >= (3, 12):
-    _LOOP_NAMES = ("RESUME", "JUMP_BACKWARD")
+    _CHECKS = ("RESUME", "JUMP_BACKWARD")
 elif sys.version_info >= (3, 11):
-    _LOOP_NAMES = (
+    _CHECKS = (
         "RESUME",
         "JUMP_BACKWARD",
         "POP_JUMP_BACKWARD_IF_TRUE",
@@ -43,60 +50,51 @@ elif sys.version_info >= (3, 11):
         "COMPARE_OP",  # Runs together with the jump that follows.
     )
 else:
-    _LOOP_NAMES = ("JUMP_ABSOLUTE", "POP_JUMP_IF_FALSE", "POP_JUMP_IF_TRUE")
+    _CHECKS = ("JUMP_ABSOLUTE", "POP_JUMP_IF_FALSE", "POP_JUMP_IF_TRUE", "YIELD_VALUE")
 
-# After a call the interpreter looks as well, and inside of it a thread can wait.
-_CALL_NAMES = (
-    ("CALL_FUNCTION", "CALL_METHOD", "CALL_FUNCTION_KW", "CALL_FUNCTION_EX")
-    if sys.version_info < (3, 11)
-    else ("CALL", "PRECALL", "CALL_KW", "CALL_FUNCTION_EX")
-)
+_CHECK_OPCODES = frozenset(opcode.opmap[name] for name in _CHECKS)
 
 
-def _numbers(names: tuple[str, ...]) -> frozenset[int]:
-    return frozenset(opcode.opmap[name] for name in names if name in opcode.opmap)
-
-
-_LOOPS = _numbers(_LOOP_NAMES)
-_CALLS = _numbers(_CALL_NAMES)
-
-
-def classify(code: CodeType, offset: int, computing_share: float, *, lock_was_free: bool, contended: bool) -> int:
-    """Class a sample.
+def stopped_by_force(code: CodeType, offset: int) -> bool:
+    """Return whether a thread at this instruction can only have been stopped by force.
 
     Args:
         code: Code object of the innermost frame.
         offset: Offset of its current instruction, in bytes; negative before the first one.
-        computing_share: Share of the time since the last sample in which the thread computed, 0 to 1.
-        lock_was_free: Whether the sampler got the interpreter lock without waiting: then no thread held it.
-        contended: Whether other threads of the process compete for the lock.
-
-    Returns:
-        ``COMPUTING``, ``WAITING`` or ``UNCLEAR``.
     """
-    instruction = _bytecode(code)[offset] if offset >= 0 else -1
-    if not lock_was_free and (instruction in _LOOPS or instruction < 0):
-        return COMPUTING
-    if computing_share >= NEARLY_ALL:
-        return COMPUTING
-    if computing_share <= 1 - NEARLY_ALL:
-        return WAITING
-    if lock_was_free:
-        return UNCLEAR
-    # A thread that has to queue for the lock does not go on at once, so a second look would tell nothing.
-    return UNCLEAR if instruction in _CALLS and not contended else WAITING
+    return offset < 0 or _bytecode(code)[offset] in _CHECK_OPCODES
 
 
-def by_second_look(advanced_ns: int, elapsed_ns: int, *, lock_was_free: bool) -> int:
-    """Class a sample by the CPU time that its thread used in the moment after it.
+def by_state(*, lock_was_held: bool, is_ready: bool, computing_share: float) -> int:
+    """Class the sample of a thread that stands at a call, where it may have been stopped, or wait.
 
     Args:
+        lock_was_held: Whether the sampler had to wait for the interpreter lock: somebody was computing.
+        is_ready: Whether the thread was ready to run when the sampler let go of the lock.
+        computing_share: Share of the time since the last sample in which the thread computed, 0 to 1.
+
+    Returns:
+        ``WAITING``, ``LEFT`` or ``UNCLEAR``.
+    """
+    if is_ready:
+        return UNCLEAR
+    return LEFT if lock_was_held and computing_share >= HARDLY else WAITING
+
+
+def by_second_look(*, lock_was_held: bool, advanced_ns: int, elapsed_ns: int) -> int:
+    """Class the sample of a thread that was ready, by what it did right after.
+
+    Args:
+        lock_was_held: As of the first look.
         advanced_ns: How far the thread's CPU clock went on.
         elapsed_ns: Time between the two looks.
-        lock_was_free: As of the first look.
+
+    Returns:
+        ``COMPUTING``, ``WAITING`` or ``LEFT``.
     """
-    share = FREE_SHARE if lock_was_free else FORCED_SHARE
-    return COMPUTING if advanced_ns >= share * elapsed_ns else WAITING
+    if lock_was_held:
+        return COMPUTING if advanced_ns >= AFTER_FORCE * elapsed_ns else LEFT
+    return COMPUTING if advanced_ns >= WITHOUT_LOCK * elapsed_ns else WAITING
 
 
 @lru_cache(maxsize=512)

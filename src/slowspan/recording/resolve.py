@@ -145,12 +145,13 @@ def _build_samples(finished: Finished, tables: _Tables, pause: Callable[[], None
     samples = [Sample(tables.synthetic(ROOT, BEFORE_FIRST_SAMPLE), 0, *data.before_first)]
     for row, (node, at, wall, cpu) in enumerate(zip(data.nodes, data.at_ns, data.wall_ns, data.cpu_ns, strict=True)):
         if wall:
-            samples.append(Sample(stacks[node], at, wall, cpu))
+            stack = tables.synthetic(ROOT, NOT_SAMPLED) if node == ROOT else stacks[node]
+            samples.append(Sample(stack, at, wall, cpu))
         if row % SLICE == 0:
             pause()
     end = data.at_ns[-1]
-    for node, time_ns in data.unseen.items():
-        samples.append(Sample(tables.synthetic(stacks[node], COMPUTED_NOT_SEEN), end, time_ns, time_ns))
+    for node, (wall, cpu) in data.unseen.items():
+        samples.append(Sample(tables.synthetic(stacks[node], COMPUTED_NOT_SEEN), end, wall, cpu))
     rest = finished.duration_ns - sum(sample.wall_ns for sample in samples)
     if finished.lost is not None and rest > 0:
         samples.append(Sample(tables.synthetic(ROOT, NOT_SAMPLED), end, rest, 0))

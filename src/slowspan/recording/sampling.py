@@ -5,62 +5,132 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from slowspan.recording import clocks
-from slowspan.recording.classify import UNCLEAR, by_second_look, classify
+from slowspan.recording.classify import LEFT, UNCLEAR, by_second_look, by_state, stopped_by_force
+from slowspan.recording.gauge import ThreadEndedError
 from slowspan.recording.recording import Lost
 from slowspan.recording.stacks import read_stacks
-from slowspan.recording.trace import WAITING
+from slowspan.recording.trace import COMPUTING, WAITING, Accounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from slowspan.recording.recording import Recording
     from slowspan.recording.stacks import FlatStack
+    from slowspan.recording.trace import Trace
+
+
+NEARLY_ALL = 0.9
+"""Share of computing from which a thread that queues for the lock is taken to compute in C without it."""
 
 SECOND_LOOK = 0.00015
-"""Seconds between the two looks at the CPU clock of a thread of which the instruction does not tell its state."""
+"""Seconds between two looks at a CPU clock; each of them stops a computing thread."""
 
 
 class _Look(NamedTuple):
     """A sample of which the class is not known yet."""
 
     recording: Recording
+    trace: Trace
     at_ns: int
-    cpu_ns: int | None
+    accounts: Accounts
     flat: FlatStack
     line: int
 
 
-def sample(recordings: Iterable[Recording], tick: int, *, lock_was_free: bool, contended: bool) -> None:
+class _Tick(NamedTuple):
+    """What holds for all samples of one tick."""
+
+    now_ns: int
+    lock_was_held: bool
+    contended: bool
+
+
+def sample(recordings: Iterable[Recording], tick: int, *, lock_was_held: bool, contended: bool) -> None:
     """Take one sample of every recording whose turn it is. Runs on the sampler thread.
 
     Args:
         recordings: The late recordings.
         tick: Number of this tick; a long recording takes part in every second, fourth, … tick only.
-        lock_was_free: Whether the sampler got the interpreter lock without waiting for it.
-        contended: Whether other threads of the process compete for the lock.
+        lock_was_held: Whether the sampler had to wait for the interpreter lock.
+        contended: Whether threads of the process queue for the interpreter lock.
     """
     due = [r for r in recordings if not (r.ended or r.lost) and r.trace and tick % r.trace.stride == 0]
     if not due:
         return
     stacks = read_stacks({recording.thread_id for recording in due})
-    now = time.perf_counter_ns()
+    facts = _Tick(time.perf_counter_ns(), lock_was_held, contended)
     unclear = []
     for recording in due:
-        stack = stacks.get(recording.thread_id)
-        if stack is None:
+        try:
+            look = _sample_one(recording, facts, stacks.get(recording.thread_id))
+        except ThreadEndedError:
+            # The identifier of an ended thread is given to the next one; the kernel's id tells them apart.
             recording.lost = Lost.THREAD_ENDED
-            continue
-        look = _look(recording, now, *stack)
-        if look is None:
-            continue
-        sample_class = _classify(look, lock_was_free=lock_was_free, contended=contended)
-        if sample_class == UNCLEAR:
-            unclear.append(look)
         else:
-            _add(look, sample_class)
+            if look is not None:
+                unclear.append(look)
     if unclear:
-        _look_again(unclear, now, lock_was_free)
+        _look_again(unclear, facts)
+
+
+def _sample_one(recording: Recording, tick: _Tick, stack: tuple[FlatStack, int] | None) -> _Look | None:
+    """Add a sample, or return it when a second look must tell its class."""
+    trace = recording.trace
+    if stack is None or trace is None:
+        raise ThreadEndedError
+    flat, line = stack
+    at_ns = tick.now_ns - recording.origin_ns
+    gauge = trace.gauge
+    cpu_ns = gauge.cpu_ns()
+    if cpu_ns is None or not flat:
+        _add(trace, at_ns, None, flat, line, WAITING)
+        return None
+    share = trace.computing_share(at_ns, cpu_ns)
+    if tick.lock_was_held and stopped_by_force(flat[0], flat[1]):
+        # Reading the kernel's file lets go of the lock, and getting it back stops the thread once more.
+        delay_ns = gauge.new_delay_ns() if share < NEARLY_ALL else 0
+        _add(trace, at_ns, Accounts(cpu_ns, delay_ns, queued=tick.contended), flat, line, COMPUTING)
+        return None
+    # Whoever queues for the lock is not ready until its turn comes, and then is although it may have waited before.
+    is_ready = None if tick.contended else gauge.is_ready()
+    accounts = Accounts(cpu_ns, gauge.new_delay_ns())
+    if is_ready is not None:
+        sample_class = by_state(lock_was_held=tick.lock_was_held, is_ready=is_ready, computing_share=share)
+    elif share >= NEARLY_ALL:
+        sample_class = COMPUTING
+    else:
+        # It had no processor when it had got what it waited for, as likely as in the middle of computing.
+        accounts, sample_class = Accounts(cpu_ns), WAITING
+    if sample_class == UNCLEAR:
+        return _Look(recording, trace, at_ns, accounts, flat, line)
+    _add(trace, at_ns, accounts, flat, line, sample_class)
+    return None
+
+
+def _look_again(looks: list[_Look], tick: _Tick) -> None:
+    time.sleep(SECOND_LOOK)
+    elapsed_ns = time.perf_counter_ns() - tick.now_ns
+    for look in looks:
+        try:
+            cpu_ns = look.trace.gauge.cpu_ns() or 0
+        except ThreadEndedError:
+            look.recording.lost = Lost.THREAD_ENDED
+            continue
+        advanced_ns = cpu_ns - look.accounts.cpu_ns
+        sample_class = by_second_look(
+            lock_was_held=tick.lock_was_held, advanced_ns=advanced_ns, elapsed_ns=elapsed_ns
+        )
+        _add(look.trace, look.at_ns, look.accounts, look.flat, look.line, sample_class)
+
+
+def _add(
+    trace: Trace, at_ns: int, accounts: Accounts | None, flat: FlatStack, line: int, sample_class: int
+) -> None:
+    if sample_class == LEFT:
+        return
+    with trace.lock:
+        if not trace.closed:
+            trace.add(at_ns, accounts, flat, line, sample_class)
 
 
 def give_up_reused_threads(late: Iterable[Recording], young: Iterable[Recording]) -> None:
@@ -82,39 +152,3 @@ def _trace_id(recording: Recording) -> int:
     span = recording.span()
     context = span.context if span is not None else None
     return context.trace_id if context is not None else 0
-
-
-def _look(recording: Recording, now_ns: int, flat: FlatStack, line: int) -> _Look | None:
-    cpu_ns = None
-    if clocks.HAS_THREAD_CLOCKS:
-        cpu_ns = clocks.thread_cpu_ns(recording.native_id)
-        if cpu_ns is None:
-            # The identifier of an ended thread is given to the next one: the kernel's id tells them apart.
-            recording.lost = Lost.THREAD_ENDED
-            return None
-    return _Look(recording, now_ns - recording.origin_ns, cpu_ns, flat, line)
-
-
-def _classify(look: _Look, *, lock_was_free: bool, contended: bool) -> int:
-    trace = look.recording.trace
-    if look.cpu_ns is None or trace is None or not look.flat:
-        return WAITING
-    share = trace.computing_share(look.at_ns, look.cpu_ns)
-    return classify(look.flat[0], look.flat[1], share, lock_was_free=lock_was_free, contended=contended)
-
-
-def _look_again(looks: list[_Look], first_ns: int, lock_was_free: bool) -> None:
-    time.sleep(SECOND_LOOK)
-    elapsed_ns = time.perf_counter_ns() - first_ns
-    for look in looks:
-        cpu_ns = clocks.thread_cpu_ns(look.recording.native_id)
-        advanced_ns = cpu_ns - look.cpu_ns if cpu_ns is not None and look.cpu_ns is not None else 0
-        _add(look, by_second_look(advanced_ns, elapsed_ns, lock_was_free=lock_was_free))
-
-
-def _add(look: _Look, sample_class: int) -> None:
-    trace = look.recording.trace
-    if trace is not None:
-        with trace.lock:
-            if not trace.closed:
-                trace.add(look.at_ns, look.cpu_ns, look.flat, look.line, sample_class)

@@ -11,8 +11,8 @@ import weakref
 from typing import TYPE_CHECKING
 
 from slowspan.fork import call_after_fork
-from slowspan.recording import clocks
 from slowspan.recording.budget import Budget
+from slowspan.recording.gauge import ThreadGauge, voluntary_switches
 from slowspan.recording.recording import Lost
 from slowspan.recording.sampling import give_up_reused_threads, sample
 from slowspan.recording.switching import FineSwitching
@@ -76,7 +76,7 @@ class StackSampler:
         self._bell.acquire()
         self._stopping = False
         self._tick_number = 0
-        self._lock_was_free = False
+        self._lock_was_held = False
         self._cpu_ns = 0
         self._awake_ns = 0
         self._linger_until_ns = 0
@@ -128,12 +128,10 @@ class StackSampler:
         with self._start_lock:
             thread, self._thread = self._thread, None
             self.parked = True
-            if thread is None:
-                return
-            self._stopping = True
-            self._ring()
-        thread.join(timeout)
-        self.late.clear()
+            if thread is not None:
+                self._ring()
+                # Before another one can start: it would take this one's ring.
+                thread.join(timeout)
 
     def cost(self) -> float:
         """Return the sampler's own CPU time as a share of one core, over the time in which it was not parked."""
@@ -149,6 +147,8 @@ class StackSampler:
         self._switching.restore()
         for recording in [*self.young, *self.late]:
             recording.selected = False  # The request goes on in the parent.
+            if recording.trace is not None:
+                recording.trace.gauge.close()
         self._reset()
 
     def _apply_limits(self) -> None:
@@ -162,7 +162,6 @@ class StackSampler:
         with self._start_lock:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="slowspan-sampler", daemon=True)
-                self._stopping = False
                 self._thread = thread
                 try:
                     thread.start()
@@ -179,10 +178,11 @@ class StackSampler:
     # -- The thread.
 
     def _run(self) -> None:
+        thread = threading.current_thread()
         cpu, clock = time.thread_time_ns(), time.perf_counter_ns()
         self._linger_until_ns = clock + LINGER_NS
         rest_at_ns = clock + REST_NS
-        while not self._stopping:
+        while self._thread is thread:
             try:
                 delay_ns = self._tick()
                 if delay_ns is None or clock > rest_at_ns:
@@ -203,18 +203,21 @@ class StackSampler:
                 clock = time.perf_counter_ns()
             else:
                 delay_ns = max(delay_ns, self._budget.stretch(MIN_SLEEP_NS))
-                switches = clocks.voluntary_switches()
+                switches = voluntary_switches()
                 self._bell.acquire(timeout=delay_ns / 1e9)
-                # One for the sleep itself; a wait for the interpreter lock after it makes at least one more.
-                self._lock_was_free = clocks.HAS_THREAD_CLOCKS and clocks.voluntary_switches() - switches <= 1
+                # One for the sleep itself; waiting for the interpreter lock after it makes at least one more.
+                self._lock_was_held = voluntary_switches() - switches > 1
         self._switching.restore()
+        for recording in list(self.late):
+            self._forget(recording)
 
     def _park(self) -> None:
         self.parked = True
         # A request may have looked at ``parked`` just before.
         if not self.young:
             self._bell.acquire()
-        self.parked = False
+        # Without a thread the next span must start one.
+        self.parked = self._thread is None
 
     def _tick(self) -> float | None:
         """Look at everything once; return the nanoseconds to sleep, or None to park."""
@@ -228,7 +231,7 @@ class StackSampler:
             sample(
                 self.late,
                 self._tick_number,
-                lock_was_free=self._lock_was_free,
+                lock_was_held=self._lock_was_held,
                 contended=self._switching.contended,
             )
             interval_ns = self._budget.stretch(self._interval_ns * stride)
@@ -269,10 +272,15 @@ class StackSampler:
             recording.origin_ns = time.perf_counter_ns() - (time.time_ns() - recording.start_ns)
             if len(self.late) >= owner.max_recordings:
                 recording.lost = Lost.TOO_MANY
-            recording.trace = Trace(owner.max_samples, recording.cpu_at_start_ns)
-            # The span may have ended meanwhile, without having seen the trace.
-            if not recording.ended:
-                self.late[recording] = None
+            gauge = ThreadGauge(recording.native_id)
+            recording.trace = Trace(owner.max_samples, recording.cpu_at_start_ns, gauge)
+            # Should the span have ended meanwhile, it is forgotten again in this very tick.
+            self.late[recording] = None
+
+    def _forget(self, recording: Recording) -> None:
+        self.late.pop(recording, None)
+        if recording.trace is not None:
+            recording.trace.gauge.close()
 
     def _prune_late(self, now: int) -> int:
         """Forget what has ended, tell owners how old the rest is; return the smallest stride."""
@@ -284,10 +292,10 @@ class StackSampler:
             span = recording.span()
             ended = recording.ended or (span is not None and span.end_time is not None)
             if trace is None or ended or recording.selected is False:
-                del self.late[recording]
+                self._forget(recording)
                 continue
             if span is None or age > MAX_AGE_NS:
-                del self.late[recording]
+                self._forget(recording)
                 owner.on_lost(recording, "its span was not ended")
                 continue
             stride = min(stride or trace.stride, trace.stride)

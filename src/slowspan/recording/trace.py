@@ -1,11 +1,11 @@
 """What the stack sampler has seen of one late request, with the time that every sample stands for.
 
-The sampler sees a request only at instants at which it gets the interpreter lock, and a computing thread gives
-that lock up mostly where it waits. So the number of samples says little about time. The thread's CPU clock does:
-between two samples it tells exactly how long the thread computed and how long it waited. Each of these two times
-is given to the nearest samples of its own class, half to the one before and half to the one after. Where no sample
-of the class is near, computing time is shown as computed but not seen, and waiting time belongs to the samples
-that are there: a thread which was stopped while it computed was waiting for the lock.
+The sampler sees a request only at instants at which it gets the interpreter lock, and a computing thread gives that
+lock up mostly where it waits. So the number of samples says little about time. The thread's accounts in the kernel do:
+between two samples they tell exactly how long the thread computed (or was ready, but found no processor) and how long
+it waited. Each of these two times is given to the nearest samples of its own class, half to the one before and half to
+the one after. Where no sample of the class is near, computing time is shown as computed but not seen, and waiting time
+belongs to the samples that are there: a thread which was stopped while it computed was waiting for the lock.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from slowspan.recording.stacks import ROOT, StackTable
 if TYPE_CHECKING:
     from types import CodeType
 
+    from slowspan.recording.gauge import ThreadGauge
     from slowspan.recording.stacks import FlatStack
 
 WAITING = 0
@@ -27,11 +28,25 @@ COMPUTING = 1
 HORIZON = 10
 """Gaps over which time is given to a sample of its class; beyond, ten intervals away, it would be a guess."""
 
+TRIFLE = 0.1
+"""Computing time below this part of the time around it is not worth an entry of its own: every wait takes a little."""
+
 HOT_CANDIDATES = 8
 """Leaf lines that are kept sorted while sampling, so that the end of a span need not sort them."""
 
 NODES_PER_SAMPLE = 4
 """Bound of the stack table, as a multiple of the bound of the samples."""
+
+
+class Accounts(NamedTuple):
+    """What the kernel has on a thread at a sample."""
+
+    cpu_ns: int
+    """CPU time used so far."""
+    delay_ns: int = 0
+    """Time since the last sample for which the thread would have computed, had there been a processor."""
+    queued: bool = False
+    """Whether the thread was stopped while it computed, in a process whose threads queue for the interpreter lock."""
 
 
 class HotLeaf(NamedTuple):
@@ -43,21 +58,39 @@ class HotLeaf(NamedTuple):
 
 
 class TraceData(NamedTuple):
-    """A copy of what was seen, for the delivery thread.
-
-    ``nodes[i]`` is ``ROOT`` where no stack is known. ``unseen`` is computing time without samples: nanoseconds
-    by the innermost node that the samples around it share.
-    """
+    """A copy of what was seen, for the delivery thread."""
 
     table: StackTable
     nodes: array[int]
+    """Of every sample: index into the table, or ``ROOT`` where no stack is known."""
     at_ns: array[int]
     wall_ns: array[int]
     cpu_ns: array[int]
-    unseen: dict[int, int]
+    unseen: dict[int, tuple[int, int]]
+    """Computing time without samples: wall and CPU time by the innermost node that the samples around it share."""
     before_first: tuple[int, int]
     """Wall and CPU time before the first sample."""
     sample_count: int
+
+
+class _Pending:
+    """Time of one class that has not been given to a sample yet."""
+
+    __slots__ = ("cpu_ns", "gaps", "last", "span_ns", "wall_ns")
+
+    def __init__(self) -> None:
+        self.last = -1
+        """Index of the newest sample of the class, or -1 when none is near."""
+        self.clear()
+
+    def clear(self) -> None:
+        self.wall_ns = self.cpu_ns = self.span_ns = self.gaps = 0
+
+    def add(self, wall_ns: int, cpu_ns: int, span_ns: int) -> None:
+        self.wall_ns += wall_ns
+        self.cpu_ns += cpu_ns
+        self.span_ns += span_ns
+        self.gaps += 1
 
 
 class Trace:
@@ -67,41 +100,15 @@ class Trace:
         lock: Guards everything else; held for microseconds, never while other people's code runs.
         closed: Set when the span has ended; no sample is added after that.
         stride: Only every ``stride``-th tick of the sampler is taken; doubles when the trace is full.
+        gauge: The accounts of the request's thread; the sampler's thread reads and closes it.
     """
 
-    __slots__ = (
-        "_anchor",
-        "_at",
-        "_before_first",
-        "_classes",
-        "_cpu",
-        "_cpu_at_start_ns",
-        "_full",
-        "_hot",
-        "_last",
-        "_last_at_ns",
-        "_last_cpu_ns",
-        "_leaf_indexes",
-        "_leaf_wall",
-        "_leaves",
-        "_nodes",
-        "_pending",
-        "_pending_gaps",
-        "_sample_leaves",
-        "_table",
-        "_unseen",
-        "_wall",
-        "closed",
-        "lock",
-        "sample_count",
-        "stride",
-    )
-
-    def __init__(self, max_samples: int, cpu_at_start_ns: int | None) -> None:
+    def __init__(self, max_samples: int, cpu_at_start_ns: int | None, gauge: ThreadGauge) -> None:
         self.lock = threading.Lock()
         self.closed = False
         self.stride = 1
         self.sample_count = 0
+        self.gauge = gauge
         self._full = max_samples
         self._table = StackTable(max_samples * NODES_PER_SAMPLE)
         self._nodes = array("i")
@@ -110,14 +117,14 @@ class Trace:
         self._cpu = array("q")
         self._classes = array("b")
         self._sample_leaves = array("i")
-        self._unseen: dict[int, int] = {}
+        self._unseen: dict[int, tuple[int, int]] = {}
         self._before_first = (0, 0)
         self._last_at_ns = 0
         self._cpu_at_start_ns = self._last_cpu_ns = cpu_at_start_ns
-        # Indexed by class: the newest sample, the time not yet given to a sample, and over how many gaps.
-        self._last = [-1, -1]
-        self._pending = [0, 0]
-        self._pending_gaps = [0, 0]
+        self._was_queued = False
+        self._waiting = _Pending()
+        self._computing = _Pending()
+        # The innermost node that all stacks since the last computing sample share.
         self._anchor = ROOT
         self._leaves: list[tuple[CodeType, int]] = []
         self._leaf_indexes: dict[tuple[int, int], int] = {}
@@ -137,29 +144,38 @@ class Trace:
             return 0.0
         return (cpu_ns - self._last_cpu_ns) / wall
 
-    def add(self, at_ns: int, cpu_ns: int | None, flat: FlatStack, line: int, sample_class: int) -> None:
+    def add(self, at_ns: int, accounts: Accounts | None, flat: FlatStack, line: int, sample_class: int) -> None:
         """Add one sample. The caller holds ``lock``.
 
         Args:
             at_ns: Time of the sample since the start of the span, not before the last one's.
-            cpu_ns: The thread's CPU clock, None where there is none.
+            accounts: The thread's accounts, None where there are none.
             flat: The stack, innermost frame first.
             line: Line number of the innermost frame.
             sample_class: ``COMPUTING`` or ``WAITING``; ``WAITING`` where it cannot be told.
         """
         node = self._table.intern(flat)
-        wall, cpu = self._gap(at_ns, cpu_ns)
-        if not self._nodes:
+        wall, active, cpu = self._gap(at_ns, accounts)
+        queued = accounts is not None and accounts.queued
+        if queued and self._was_queued:
+            active = wall  # Between two stops of a computing thread, what it waited for was the lock.
+        self._was_queued = queued
+        if self._nodes:
+            self._computing.add(active, cpu, wall)
+            self._waiting.add(wall - active, 0, wall)
+        else:
             self._before_first = (wall, cpu)
             self._anchor = node
-        else:
-            self._defer(COMPUTING, cpu)
-            self._defer(WAITING, wall - cpu)
+        if node != self._anchor:
+            self._anchor = self._table.common_ancestor(self._anchor, node)
         self._append(node, at_ns, self._leaf(flat, line), sample_class)
-        self._settle(sample_class)
-        for other in (WAITING, COMPUTING):
-            if self._pending_gaps[other] >= HORIZON:
-                self._give_up(other)
+        self._settle(self._computing if sample_class == COMPUTING else self._waiting)
+        if sample_class == COMPUTING:
+            self._anchor = node
+        if self._computing.gaps >= HORIZON:
+            self._give_up_computing()
+        if self._waiting.gaps >= HORIZON:
+            self._give_up_waiting()
         self.sample_count += 1
         if len(self._nodes) >= self._full:
             self._halve()
@@ -172,17 +188,15 @@ class Trace:
             cpu_ns: The thread's CPU clock at the end, None where it is not known.
         """
         self.closed = True
-        wall, cpu = self._gap(max(duration_ns, self._last_at_ns), cpu_ns)
+        accounts = None if cpu_ns is None else Accounts(cpu_ns)
+        wall, active, cpu = self._gap(max(duration_ns, self._last_at_ns), accounts)
         if not self._nodes:
             self._before_first = (wall, cpu)
             return
-        self._pending[COMPUTING] += cpu
-        self._pending[WAITING] += wall - cpu
-        for sample_class in (COMPUTING, WAITING):
-            if self._last[sample_class] >= 0:
-                self._give(self._last[sample_class], sample_class, self._pending[sample_class])
-            elif self._pending[sample_class]:
-                self._give_up(sample_class)
+        self._computing.add(active, cpu, wall)
+        self._waiting.add(wall - active, 0, wall)
+        self._give_up_computing()
+        self._give_up_waiting()
 
     def snapshot(self) -> TraceData:
         """Copy what was seen so far. The caller holds ``lock``, or the trace is closed."""
@@ -202,15 +216,15 @@ class Trace:
         hottest = sorted(self._hot, key=self._leaf_wall.__getitem__, reverse=True)[:limit]
         return [HotLeaf(*self._leaves[leaf], self._leaf_wall[leaf]) for leaf in hottest]
 
-    def _gap(self, at_ns: int, cpu_ns: int | None) -> tuple[int, int]:
+    def _gap(self, at_ns: int, accounts: Accounts | None) -> tuple[int, int, int]:
+        """Return the time since the last sample, and the parts in which the thread was active and computed."""
         wall = max(at_ns - self._last_at_ns, 0)
-        cpu = 0
-        if cpu_ns is not None and self._last_cpu_ns is not None:
-            cpu = min(max(cpu_ns - self._last_cpu_ns, 0), wall)
         self._last_at_ns = at_ns
-        if cpu_ns is not None:
-            self._last_cpu_ns = cpu_ns
-        return wall, cpu
+        if accounts is None or self._last_cpu_ns is None:
+            return wall, 0, 0
+        cpu = min(max(accounts.cpu_ns - self._last_cpu_ns, 0), wall)
+        self._last_cpu_ns = accounts.cpu_ns
+        return wall, min(cpu + accounts.delay_ns, wall), cpu
 
     def _append(self, node: int, at_ns: int, leaf: int, sample_class: int) -> None:
         self._nodes.append(node)
@@ -219,8 +233,6 @@ class Trace:
         self._cpu.append(0)
         self._classes.append(sample_class)
         self._sample_leaves.append(leaf)
-        if node != self._anchor:
-            self._anchor = self._table.common_ancestor(self._anchor, node)
 
     def _leaf(self, flat: FlatStack, line: int) -> int:
         if not flat:
@@ -233,38 +245,31 @@ class Trace:
             self._leaf_wall.append(0)
         return leaf
 
-    def _defer(self, sample_class: int, time_ns: int) -> None:
-        self._pending[sample_class] += time_ns
-        self._pending_gaps[sample_class] += 1
-
-    def _settle(self, sample_class: int) -> None:
-        """Give the deferred time of a class to its two nearest samples: the newest one and the one before."""
+    def _settle(self, pending: _Pending) -> None:
+        """Give the time of a class to its two nearest samples: the newest one and the one before."""
         newest = len(self._nodes) - 1
-        time_ns, before = self._pending[sample_class], self._last[sample_class]
-        if before >= 0:
-            half = time_ns // 2
-            self._give(before, sample_class, half)
-            time_ns -= half
-        self._give(newest, sample_class, time_ns)
-        self._last[sample_class] = newest
-        if sample_class == COMPUTING:
-            self._anchor = self._nodes[newest]
-        self._pending[sample_class] = self._pending_gaps[sample_class] = 0
+        wall, cpu = pending.wall_ns, pending.cpu_ns
+        if pending.last >= 0 and wall:
+            self._give(pending.last, wall // 2, cpu // 2)
+            wall -= wall // 2
+            cpu -= cpu // 2
+        if wall:
+            self._give(newest, wall, cpu)
+        pending.clear()
+        pending.last = newest
 
-    def _give(self, sample: int, sample_class: int, time_ns: int) -> None:
-        self._wall[sample] += time_ns
-        if sample_class == COMPUTING:
-            self._cpu[sample] += time_ns
+    def _give(self, sample: int, wall_ns: int, cpu_ns: int) -> None:
+        self._wall[sample] += wall_ns
+        self._cpu[sample] += cpu_ns
         leaf = self._sample_leaves[sample]
         if leaf >= 0:
-            self._leaf_wall[leaf] += time_ns
-            self._rank(leaf)
+            self._leaf_wall[leaf] += wall_ns
+            if leaf not in self._hot:
+                self._rank(leaf)
 
     def _rank(self, leaf: int) -> None:
         # Own times only grow, and only of one leaf at a time, so a short list of the largest stays exact.
         hot, wall = self._hot, self._leaf_wall
-        if leaf in hot:
-            return
         if len(hot) < HOT_CANDIDATES:
             hot.append(leaf)
             return
@@ -272,36 +277,45 @@ class Trace:
         if wall[leaf] > wall[hot[coldest]]:
             hot[coldest] = leaf
 
-    def _give_up(self, sample_class: int) -> None:
-        """Give the deferred time of a class, of which no sample is near, to what can truly be said of it."""
-        time_ns, gaps = self._pending[sample_class], max(self._pending_gaps[sample_class], 1)
-        self._pending[sample_class] = self._pending_gaps[sample_class] = 0
-        before = self._last[sample_class]
-        self._last[sample_class] = -1
-        if sample_class == COMPUTING:
-            if before >= 0:
-                self._give(before, COMPUTING, time_ns)
-            else:
-                self._add_unseen(time_ns)
-            self._anchor = self._nodes[-1]
-            return
-        if before >= 0:
-            half = time_ns // 2
-            self._give(before, sample_class, half)
-            time_ns -= half
+    def _give_up_computing(self) -> None:
+        """Give away computing time after which no computing sample came."""
+        pending = self._computing
+        wall, cpu = pending.wall_ns, pending.cpu_ns
+        if pending.last >= 0:
+            self._give(pending.last, wall, cpu)
+        elif wall <= TRIFLE * pending.span_ns:
+            self._spread(wall, cpu, pending.gaps)
+        else:
+            known_wall, known_cpu = self._unseen.get(self._anchor, (0, 0))
+            self._unseen[self._anchor] = known_wall + wall, known_cpu + cpu
+        pending.clear()
+        pending.last = -1
+        self._anchor = self._nodes[-1]
+
+    def _give_up_waiting(self) -> None:
+        """Give away waiting time after which no waiting sample came."""
+        pending = self._waiting
+        wall = pending.wall_ns
+        if pending.last >= 0:
+            self._give(pending.last, wall // 2, 0)
+            wall -= wall // 2
+        self._spread(wall, 0, pending.gaps)
+        pending.clear()
+        pending.last = -1
+
+    def _spread(self, wall_ns: int, cpu_ns: int, gaps: int) -> None:
+        """Give time to the newest samples, evenly."""
         newest = len(self._nodes) - 1
         oldest = max(newest - gaps, -1)
         for sample in range(newest, oldest, -1):
-            share = time_ns // (sample - oldest)
-            self._give(sample, WAITING, share)
-            time_ns -= share
-
-    def _add_unseen(self, time_ns: int) -> None:
-        if time_ns > 0:
-            self._unseen[self._anchor] = self._unseen.get(self._anchor, 0) + time_ns
+            left = sample - oldest
+            self._give(sample, wall_ns // left, cpu_ns // left)
+            wall_ns -= wall_ns // left
+            cpu_ns -= cpu_ns // left
 
     def _halve(self) -> None:
         """Keep every second sample of each class, with the other one's time: totals of classes stay exact."""
+        columns = (self._nodes, self._at, self._wall, self._cpu, self._classes, self._sample_leaves)
         target = [-1, -1]
         even = [False, False]
         size = 0
@@ -309,15 +323,15 @@ class Trace:
             even[sample_class] = not even[sample_class]
             if even[sample_class]:
                 target[sample_class] = size
-                for column in (self._nodes, self._at, self._wall, self._cpu, self._classes, self._sample_leaves):
+                for column in columns:
                     column[size] = column[i]
                 size += 1
             else:
                 self._wall[target[sample_class]] += self._wall[i]
                 self._cpu[target[sample_class]] += self._cpu[i]
-        for column in (self._nodes, self._at, self._wall, self._cpu, self._classes, self._sample_leaves):
+        for column in columns:
             del column[size:]
-        for sample_class in (WAITING, COMPUTING):
-            if self._last[sample_class] >= 0:
-                self._last[sample_class] = target[sample_class]
+        for sample_class, pending in ((WAITING, self._waiting), (COMPUTING, self._computing)):
+            if pending.last >= 0:
+                pending.last = target[sample_class]
         self.stride *= 2

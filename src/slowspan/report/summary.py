@@ -161,6 +161,6 @@ def short_name(file: str) -> str:
 def _three_digits(value: float) -> str:
     if value <= 0:
         return "0"
-    decimals = min(max(2 - math.floor(math.log10(value)), 0), 2)
+    decimals = max(2 - math.floor(math.log10(value)), 0)
     text = f"{value:.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,131 @@
+"""What the kernel knows of another thread: its CPU clock, how long it waited for a processor, whether it could run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+
+HAS_THREAD_CLOCKS = sys.platform == "linux"
+"""Whether another thread's CPU time can be read. Elsewhere samples carry wall time only."""
+
+MAX_OPEN = 64
+"""Gauges with open files at the same time, two files each: the application needs its descriptors, too."""
+
+_STATE_BYTES = 64
+"""The state stands behind the thread's name, which has 15 characters at most."""
+
+
+if sys.platform == "linux":
+    import resource
+
+    def voluntary_switches() -> int:
+        """Return how often the calling thread has gone to sleep: for a timer, or for the interpreter lock."""
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+
+else:
+
+    def voluntary_switches() -> int:
+        """Return 0: not known on this system."""
+        return 0
+
+
+class ThreadEndedError(Exception):
+    """The thread of a gauge has ended."""
+
+
+def thread_cpu_ns(native_id: int) -> int | None:
+    """Return the CPU time that a thread has used, or None where it cannot be known. Takes 1 µs.
+
+    Args:
+        native_id: The kernel's thread id, as of ``threading.get_native_id``.
+
+    Raises:
+        ThreadEndedError: The thread has ended.
+    """
+    if not HAS_THREAD_CLOCKS:
+        return None
+    try:
+        # The clock of a thread is the complement of its id, with the bits for "per thread, scheduler's time".
+        # time.pthread_getcpuclockid would do the same, but crashes on a thread that has ended.
+        return time.clock_gettime_ns((~native_id << 3) | 6)
+    except OSError:
+        raise ThreadEndedError from None
+
+
+class ThreadGauge:
+    """Reads the accounts of one thread of this process. Used by the sampler's thread only.
+
+    Where the kernel's files cannot be opened (another system, a sandbox, no descriptor left) only the CPU clock is
+    read, or nothing.
+
+    Args:
+        native_id: The kernel's thread id, as of ``threading.get_native_id``.
+    """
+
+    __slots__ = ("_delay_ns", "_delays", "_native_id", "_state")
+
+    _open = 0
+
+    def __init__(self, native_id: int) -> None:
+        self._native_id = native_id
+        self._state = self._delays = -1
+        self._delay_ns: int | None = None
+        if HAS_THREAD_CLOCKS and ThreadGauge._open < MAX_OPEN:
+            with contextlib.suppress(OSError):
+                self._state = os.open(f"/proc/self/task/{native_id}/stat", os.O_RDONLY)
+                ThreadGauge._open += 1
+                self._delays = os.open(f"/proc/self/task/{native_id}/schedstat", os.O_RDONLY)
+
+    def close(self) -> None:
+        """Close the files."""
+        state, delays = self._state, self._delays
+        self._state = self._delays = -1
+        if state >= 0:
+            ThreadGauge._open -= 1
+            os.close(state)
+        if delays >= 0:
+            os.close(delays)
+
+    def cpu_ns(self) -> int | None:
+        """Return the CPU time that the thread has used, or None where it cannot be known. Takes 1 µs.
+
+        Raises:
+            ThreadEndedError: The thread has ended.
+        """
+        return thread_cpu_ns(self._native_id)
+
+    def new_delay_ns(self) -> int:
+        """Return how long, since the last call, the thread was ready to run while every processor was taken.
+
+        Returns:
+            Nanoseconds; 0 in the first call and where it is not known.
+
+        Raises:
+            ThreadEndedError: The thread has ended.
+        """
+        if self._delays < 0:
+            return 0
+        before, self._delay_ns = self._delay_ns, int(self._read(self._delays).split()[1])
+        return self._delay_ns - before if before is not None else 0
+
+    def is_ready(self) -> bool | None:
+        """Return whether the thread runs or could run now, None where that is not known. Takes 4 µs.
+
+        The call lets go of the interpreter lock: a thread that was stopped so that the sampler could look is woken by
+        that, and ready; one that waits for anything else is not.
+
+        Raises:
+            ThreadEndedError: The thread has ended.
+        """
+        if self._state < 0:
+            return None
+        text = self._read(self._state)
+        return text[text.rindex(b")") + 2 :][:1] == b"R"
+
+    def _read(self, file: int) -> bytes:
+        try:
+            return os.pread(file, _STATE_BYTES, 0)
+        except OSError:
+            raise ThreadEndedError from None
