@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_temporary_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the default report directory of these tests apart from that of other programs."""
+    folder = str(tmp_path_factory.mktemp("temporary"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def no_leaks() -> Iterator[None]:
     """Fail a test that leaves a thread, a recording, a hook, a changed interpreter or a file behind."""
@@ -55,7 +65,7 @@ def _state() -> dict[str, object]:
 
 
 def _default_reports() -> list[str]:
-    return sorted(str(path) for path in Path(tempfile.gettempdir()).glob("slowspan-*/*.html"))
+    return sorted(str(path) for path in Path(tempfile.gettempdir()).glob("slowspan-*/*"))
 
 
 @pytest.fixture

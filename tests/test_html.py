@@ -259,7 +259,7 @@ def profile_of(text: str) -> Profile:
 
 
 @given(hostile)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_no_text_becomes_markup(text: str) -> None:
     """Whatever a stranger's text is, the page has our elements, attributes and two scripts only."""
     rendered = render_page(profile_of(text), f"https://traces.example/{text}")
@@ -274,7 +274,7 @@ def test_no_text_becomes_markup(text: str) -> None:
 
 
 @given(hostile)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_texts_are_shown_on_one_line_without_invisible_characters(text: str) -> None:
     """Control characters, direction marks and line breaks are shown as escapes: no path is disguised."""
     title = re.search(r"<title>(.*?)</title>", render_page(profile_of(text)), re.DOTALL)

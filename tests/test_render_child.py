@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import stat
@@ -10,17 +11,19 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from profiles import make_profile
 from slowspan.recording.profile import read_profile
-from slowspan.report import renderer
+from slowspan.report import render_child, renderer
 from slowspan.report.html import render_page
 from slowspan.report.renderer import RETRY_AFTER, ChildRenderer, RenderError, find_python
 from slowspan.report.stored import compress_profile
 
-SOURCE = str(Path(renderer.__file__).parents[2])
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Clock:
@@ -51,6 +54,42 @@ def test_the_child_renders_the_same_page_as_this_process() -> None:
     profile = make_profile()
     page = ChildRenderer().render_html(compress_profile(profile), "https://traces.example/t/1")
     assert page.decode() == render_page(profile, "https://traces.example/t/1")
+
+
+@pytest.fixture
+def no_lasting_change(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Keep this process's priority and recursion limit; tell what priority the child asks for."""
+    niceness: list[int] = []
+    monkeypatch.setattr(os, "nice", niceness.append, raising=False)
+    limit = sys.getrecursionlimit()
+    yield niceness
+    sys.setrecursionlimit(limit)
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, request: bytes) -> bytes:
+    """Run the child's entry point in this process; return what it wrote."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(request)))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written))
+    render_child.main()
+    return written.getvalue()
+
+
+def test_the_entry_point_renders_at_low_priority(monkeypatch: pytest.MonkeyPatch, no_lasting_change: list[int]) -> None:
+    """Before anything else the child steps back behind the requests."""
+    page = run_main(monkeypatch, b'{"trace_url": null}\n' + compress_profile(make_profile()))
+    assert page.decode() == render_page(make_profile())
+    assert no_lasting_change == [10]
+
+
+def test_the_entry_point_tells_what_is_wrong_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, no_lasting_change: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A profile that cannot be rendered gives a reason and an exit status of its own, no traceback."""
+    with pytest.raises(SystemExit) as caught:
+        run_main(monkeypatch, b'{"trace_url": null}\nbroken')
+    assert caught.value.code == renderer.CANNOT_RENDER
+    assert capsys.readouterr().err.startswith("ProfileFormatError: damaged")
 
 
 def test_it_can_be_used_from_any_thread() -> None:

@@ -14,6 +14,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.util._once import Once
 
 import slowspan
+import slowspan.metrics
 from slowspan.recording import stack_sampler
 from support import eventually
 from watched import THRESHOLD, wait_here, wait_until_linked, watched
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.fixture(autouse=True)
+def no_other_processors() -> None:
+    """Give every test a process without the processors of earlier ones."""
+    gc.collect()
+
+
 @pytest.fixture
 def no_meter_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the test a process without a global meter provider."""
@@ -30,6 +37,7 @@ def no_meter_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics_internals, "_METER_PROVIDER", None)
     monkeypatch.setattr(metrics_internals, "_METER_PROVIDER_SET_ONCE", Once())
     monkeypatch.setattr(metrics_internals, "_PROXY_METER_PROVIDER", metrics_internals._ProxyMeterProvider())
+    monkeypatch.setattr(slowspan.metrics, "_registered", False)
 
 
 @pytest.fixture
@@ -60,7 +68,6 @@ def read(reader: InMemoryMetricReader) -> dict[str, Any]:
 
 def test_without_any_processor() -> None:
     """Without a processor the status says that nothing is on."""
-    gc.collect()
     status = slowspan.status()
     assert not status.enabled
     assert status.seen == status.slow == status.reports == 0
@@ -68,7 +75,6 @@ def test_without_any_processor() -> None:
 
 def test_counts(tmp_path: Path) -> None:
     """The status counts spans seen, recorded and slow, and the reports; and says where they are written."""
-    gc.collect()
     with watched(threshold=0.1, start_after=0.03, report_dir=tmp_path) as shop:
         assert slowspan.status() == slowspan.Status(enabled=True, interval=0.01, report_dir=str(tmp_path))
         for _ in range(3):
@@ -110,6 +116,7 @@ def test_interval_widens_with_the_budget() -> None:
     with watched(interval=0.001, overhead_budget=0.0001) as shop:
         span = shop.start()
         eventually(lambda: shop.processor.status().interval > 0.01)
+        wait_here()
         span.end()
         assert shop.profile().interval_ns > 1_000_000
 

@@ -114,6 +114,7 @@ def test_a_summary_is_always_one_printable_bounded_line(route: str, function: st
         (499_960_000, "500 ms"),
         (SECOND // 2, "0.5 s"),
         (850 * MS, "0.85 s"),
+        (543 * MS, "0.543 s"),
         (SECOND, "1 s"),
         (1_420_000_000, "1.42 s"),
         (9_999_000_000, "10 s"),

@@ -232,7 +232,6 @@ class SpanWatcher:
             duration_ns=duration_ns,
             threshold_ns=recording.threshold_ns or 0,
             cpu_time_ns=cpu_time_ns,
-            thread_id=recording.thread_id,
             native_id=recording.native_id,
             lost=recording.lost,
             data=trace.snapshot() if trace is not None else None,

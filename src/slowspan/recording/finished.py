@@ -26,7 +26,6 @@ class Finished(NamedTuple):
     duration_ns: int
     threshold_ns: int
     cpu_time_ns: int | None
-    thread_id: int
     native_id: int
     lost: Lost | None
     data: TraceData | None

@@ -248,20 +248,37 @@ class Profile:
                 f"profile of version {document.get('version')!r}; this slowspan reads version {FORMAT_VERSION}"
             )
         try:
-            values = {field.name: document[field.name] for field in fields(cls)}
-            values["span"] = SpanFacts(
-                **{**document["span"], "parameters": tuple((n, v) for n, v in document["span"]["parameters"])}
-            )
-            process = document["process"]
-            values["process"] = ProcessFacts(
-                **{**process, "sys_path": tuple(process["sys_path"]), "sys_prefixes": tuple(process["sys_prefixes"])}
-            )
-            values["notes"] = tuple(document["notes"])
-            for name, row in (("frames", Frame), ("locations", Location), ("stacks", Stack), ("samples", Sample)):
-                values[name] = tuple(row(*entry) for entry in document[name])
-            return cls(**values)
-        except (KeyError, TypeError, ValueError) as error:
+            profile = cls(**{field.name: _read_field(field.name, document[field.name]) for field in fields(cls)})
+            profile._check_indexes()
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise ProfileFormatError(f"damaged slowspan profile: {error!r}") from error
+        return profile
+
+    def _check_indexes(self) -> None:
+        """Refuse what a reader would stumble over, or follow for ever."""
+        if any(not 0 <= location.frame < len(self.frames) for location in self.locations):
+            raise IndexError("a location without a frame")
+        for index, stack in enumerate(self.stacks):
+            if not (ROOT <= stack.parent < index and 0 <= stack.location < len(self.locations)):
+                raise IndexError("a stack without a caller or a location")
+        if any(not 0 <= sample.stack < len(self.stacks) for sample in self.samples):
+            raise IndexError("a sample without a stack")
+
+
+_ROWS = {"frames": Frame, "locations": Location, "stacks": Stack, "samples": Sample}
+
+
+def _read_field(name: str, value: Any) -> Any:
+    if name in _ROWS:
+        return tuple(_ROWS[name](*row) for row in value)
+    if name == "notes":
+        return tuple(value)
+    if name == "span":
+        return SpanFacts(**{**value, "parameters": tuple((key, text) for key, text in value["parameters"])})
+    if name == "process":
+        lists = {key: tuple(value[key]) for key in ("sys_path", "sys_prefixes")}
+        return ProcessFacts(**{**value, **lists})
+    return value
 
 
 def load_profile(path: str | Path) -> Profile:

@@ -126,7 +126,7 @@ def build_profile(finished: Finished, span: SpanFacts, pause: Callable[[], None]
         interval_ns=sampled_ns // count if count else 0,
         sample_count=count,
         span=span,
-        process=process_facts(finished.thread_id, finished.native_id),
+        process=process_facts(finished.native_id),
         notes=_notes(finished),
         frames=tuple(tables.frames),
         locations=tuple(tables.locations),
@@ -153,8 +153,11 @@ def _build_samples(finished: Finished, tables: _Tables, pause: Callable[[], None
     for node, (wall, cpu) in data.unseen.items():
         samples.append(Sample(tables.synthetic(stacks[node], COMPUTED_NOT_SEEN), end, wall, cpu))
     rest = finished.duration_ns - sum(sample.wall_ns for sample in samples)
-    if finished.lost is not None and rest > 0:
+    if rest > 0 and finished.lost is not None:
         samples.append(Sample(tables.synthetic(ROOT, NOT_SAMPLED), end, rest, 0))
+    elif rest > 0 and finished.running:
+        # Some of the last moments' time is given to samples only when the next ones are there.
+        samples.append(Sample(samples[-1].stack, end, rest, 0))
     return _fit(samples, finished.duration_ns)
 
 
@@ -215,13 +218,17 @@ def _notes(finished: Finished) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def process_facts(thread_id: int, native_id: int) -> ProcessFacts:
-    """Describe this process and one of its threads."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
+def process_facts(native_id: int) -> ProcessFacts:
+    """Describe this process and one of its threads.
+
+    Args:
+        native_id: The kernel's thread id. An ended thread's identifier may be another one's already.
+    """
+    names = {thread.native_id: thread.name for thread in threading.enumerate()}
     return ProcessFacts(
         host=socket.gethostname(),
         pid=os.getpid(),
-        thread_name=names.get(thread_id, ""),
+        thread_name=names.get(native_id, ""),
         thread_id=native_id,
         python=platform.python_version(),
         sys_path=tuple(path for path in sys.path if isinstance(path, str)),

@@ -299,11 +299,14 @@ class StackSampler:
                 owner.on_lost(recording, "its span was not ended")
                 continue
             stride = min(stride or trace.stride, trace.stride)
-            if recording.threshold_ns is None:
-                owner.on_threshold(recording, age)
-            if age >= recording.hung_ns:
-                recording.hung_ns = 2 * age
-                owner.on_hung(recording, age)
+            try:
+                if recording.threshold_ns is None:
+                    owner.on_threshold(recording, age)
+                if age >= recording.hung_ns:
+                    recording.hung_ns = 2 * age
+                    owner.on_hung(recording, age)
+            except Exception as error:  # noqa: BLE001 - one owner's failure must not stop the others' sampling
+                owner.on_error(error)
         return stride or 1
 
 

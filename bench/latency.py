@@ -1,0 +1,223 @@
+"""Proves that a slow request is hardly slower, and its process hardly busier, for being profiled.
+
+Two endpoints, a page of SQLite and Jinja and a call-heavy one, from 1 and from 8 threads that send the next
+request as soon as the last one is answered: all of them compute, which is the hardest case for whoever else
+wants the interpreter lock. Two questions, because no single experiment answers both:
+
+- *short*: every request of 25 or 40 ms is slow (``threshold`` 10 ms, so it is sampled from its first
+  millisecond on), handed on and resolved, by a notifier that does nothing with it. Only here does 1 ms at
+  p99 mean anything. No report is rendered: no disk and no renderer keeps up with 40 slow requests a second,
+  and slowspan would drop most of them.
+- *1.2 s*: the same work is repeated within a request until it takes that long, and every request gets its
+  files: profile, page rendered in a child process, log line. The settings are the defaults but for a
+  threshold of 0.5 s, which a request still passes when the machine is suddenly twice as fast; sampling
+  begins after 50 ms all the same. How requests fare while a report is written is ``report_writing``'s
+  question.
+
+Controls and slowspan each have a process of their own, and work in turn, in random order. A slice ends when
+the last report is written, so CPU time includes it; children's CPU time, at nice 10 on whatever core is
+free, is shown beside it. While the controls work slowspan saves up budget, so it samples at its full rate
+here; under lasting load it would use less.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from bench.apps import Client, instrumented, pages_app
+from bench.estimates import bootstrap_interval, median_interval, percentile
+from bench.figures import Figure, Options
+from bench.workers import Worker
+
+COPIES = ("control", "second control", "slowspan")
+
+LONG_REQUEST = 1.2
+"""Seconds."""
+
+Slice = dict[str, Any]
+Round = dict[str, Slice]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One experiment.
+
+    Attributes:
+        path: The endpoint.
+        threads: How many send requests.
+        long: Whether requests are made to take 1.2 s.
+        requests: Of each thread in a slice. Few, since a machine changes its pace from one second to the next.
+        rounds: How many in a full run, and in a quick one.
+    """
+
+    path: str
+    threads: int
+    long: bool
+    requests: int
+    rounds: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        kind = "1.2 s" if self.long else "short"
+        return f"{self.path} {kind}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
+
+CASES = [
+    *(Case(path, 1, False, 4, (300, 40)) for path in ("/orders", "/calls")),
+    *(Case(path, 8, False, 2, (120, 16)) for path in ("/orders", "/calls")),
+    *(Case(path, threads, True, 1, (30, 8)) for path in ("/orders", "/calls") for threads in (1, 8)),
+]
+
+
+class Slices:
+    """Runs in a worker: one application, and threads that send it requests."""
+
+    def __init__(self, path: str, threads: int, slowspan: bool, long: bool) -> None:
+        self._path = path
+        self._threads = threads
+        self._directory = tempfile.TemporaryDirectory(prefix="slowspan-bench-")
+        self._processor = _processor(self._directory.name, long) if slowspan else None
+        processors = [self._processor] if self._processor else []
+        self._client, self._provider = instrumented(pages_app(), *processors)
+        self._pool = ThreadPoolExecutor(threads)
+
+    def warm_up(self, times: int) -> float:
+        """Send some requests; return the seconds that one takes now."""
+        seconds = self.run(3, times)["latencies"]
+        gc.collect()
+        gc.freeze()
+        return statistics.median(seconds) / 1e9
+
+    def run(self, requests: int, times: int) -> Slice:
+        """Let each thread send requests, then wait for the reports."""
+        cpu, children = time.process_time_ns(), _cpu_of_children()
+        sent = [self._pool.submit(_send, self._client, self._path, requests, times) for _ in range(self._threads)]
+        latencies = [latency for future in sent for latency in future.result()]
+        self._provider.force_flush()
+        return {
+            "latencies": latencies,
+            "cpu": time.process_time_ns() - cpu,
+            "children": _cpu_of_children() - children,
+        }
+
+    def check(self, slow: int) -> None:
+        """Make sure that what was to be measured did happen."""
+        assert self._processor is not None
+        status = self._processor.status()
+        if status.slow < slow or status.reports < 0.9 * slow:
+            raise AssertionError(f"of {slow} requests {status.slow} were slow, {status.reports} told: {status}")
+
+
+def measure(options: Options) -> Iterator[Figure]:
+    """Measure median and p99 latency in and beyond the control's, and CPU time, of every case."""
+    for case in CASES:
+        yield from _figures(case, _run_case(case, options), options)
+
+
+def _run_case(case: Case, options: Options) -> list[Round]:
+    rng = random.Random(0)
+    rounds = []
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(
+                Worker(
+                    "bench.latency:Slices",
+                    path=case.path,
+                    threads=case.threads,
+                    slowspan=name == "slowspan",
+                    long=case.long,
+                )
+            )
+            for name in COPIES
+        }
+        times = _times(case, workers["control"])
+        for worker in workers.values():
+            worker.call("warm_up", times=times)
+        for _ in range(case.rounds[options.quick]):
+            order = rng.sample(COPIES, k=len(COPIES))
+            rounds.append({name: workers[name].call("run", requests=case.requests, times=times) for name in order})
+        sent = (case.rounds[options.quick] * case.requests) * case.threads
+        workers["slowspan"].call("check", slow=sent)
+    return rounds
+
+
+def _times(case: Case, control: Worker) -> int:
+    """Return how often a request repeats its work to take as long as it is to."""
+    if not case.long:
+        return 1
+    return max(1, round(LONG_REQUEST / control.call("warm_up", times=1)))
+
+
+def _figures(case: Case, rounds: list[Round], options: Options) -> Iterator[Figure]:
+    def median_of(name: str, what: str) -> float:
+        values = [_relative(one[name], one["control"], what) for one in rounds]
+        return median_interval(values, options.confidence)
+
+    for what, label in (("latencies", "median latency"), ("cpu", "CPU time of the process")):
+        yield Figure(
+            name=f"{case.name}: {label}",
+            unit="%",
+            value=median_of("slowspan", what),
+            target=1.0 if what == "latencies" else 2.0,
+            control=median_of("second control", what),
+        )
+
+    def p99_of(name: str) -> float:
+        return bootstrap_interval(rounds, lambda drawn: _p99_difference(drawn, name), options.confidence)
+
+    yield Figure(
+        name=f"{case.name}: p99 latency",
+        unit="ms",
+        value=p99_of("slowspan"),
+        target=None if case.long else 1.0,
+        control=p99_of("second control"),
+    )
+    if case.long:
+        children = [100 * one["slowspan"]["children"] / one["slowspan"]["cpu"] for one in rounds]
+        yield Figure(f"{case.name}: CPU time of rendering children", "%", median_interval(children, options.confidence))
+
+
+def _relative(one: Slice, control: Slice, what: str) -> float:
+    if what == "cpu":
+        return 100 * (one["cpu"] / control["cpu"] - 1)
+    return 100 * (statistics.median(one["latencies"]) / statistics.median(control["latencies"]) - 1)
+
+
+def _p99_difference(rounds: Sequence[Round], name: str) -> float:
+    def p99(name: str) -> float:
+        return percentile([latency for one in rounds for latency in one[name]["latencies"]], 0.99)
+
+    return (p99(name) - p99("control")) / 1e6
+
+
+def _send(client: Client, path: str, requests: int, times: int) -> list[int]:
+    latencies = []
+    for _ in range(requests):
+        start = time.perf_counter_ns()
+        client.get(path, f"times={times}")
+        latencies.append(time.perf_counter_ns() - start)
+    return latencies
+
+
+def _cpu_of_children() -> int:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return int((usage.ru_utime + usage.ru_stime) * 1e9)
+
+
+def _processor(directory: str, long: bool) -> Any:
+    # Imported here because controls must not import it.
+    from bench.processors import default_processor, silent_processor
+
+    if long:
+        return default_processor(threshold=0.5, report_dir=directory)
+    return silent_processor(threshold=0.01)

@@ -1,0 +1,60 @@
+"""The span processors that are measured."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from bench.figures import HANDICAP_VARIABLE
+from slowspan import SlowSpanProcessor
+from slowspan.notifiers.base import Notifier
+from slowspan.notifiers.registry import FunctionNotifier
+
+
+class _Silent(SlowSpanProcessor):
+    def _load_notifiers(self) -> Sequence[tuple[str, Notifier]]:
+        return [("nobody", FunctionNotifier(lambda report: None))]
+
+
+class _Handicapped(SlowSpanProcessor):
+    """A slowspan that is too slow and too fat for every target: a benchmark that lets it pass proves nothing."""
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        _burn(0.00001)
+        super().on_start(span, parent_context)
+
+    def on_end(self, span: Any) -> None:
+        duration = (span.end_time - span.start_time) / 1e9
+        if duration > 0.01:
+            _burn(min(0.08 * duration, 0.1))
+
+    def _resolve(self, finished: Any) -> Any:
+        _burn(0.1)
+        return super()._resolve(finished)
+
+
+class _HandicappedSilent(_Handicapped, _Silent):
+    _ballast: ClassVar[deque[bytearray]] = deque(maxlen=100)
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        self._ballast.append(bytearray(400_000))
+        super().on_start(span, parent_context)
+
+
+def default_processor(**options: Any) -> SlowSpanProcessor:
+    """Make a processor with everything that users get."""
+    return (_Handicapped if os.environ.get(HANDICAP_VARIABLE) else SlowSpanProcessor)(**options)
+
+
+def silent_processor(**options: Any) -> SlowSpanProcessor:
+    """Make a processor of which the reports reach nobody: they are resolved, but neither written nor rendered."""
+    return (_HandicappedSilent if os.environ.get(HANDICAP_VARIABLE) else _Silent)(**options)
+
+
+def _burn(seconds: float) -> None:
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        pass

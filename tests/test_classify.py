@@ -1,0 +1,130 @@
+"""The class of a sample: what instructions, the kernel and a second look tell."""
+
+from __future__ import annotations
+
+import _thread
+import dis
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from slowspan.recording.classify import LEFT, UNCLEAR, by_second_look, by_state, stopped_by_force
+from slowspan.recording.gauge import MAX_OPEN, ThreadEndedError, ThreadGauge, thread_cpu_ns
+from slowspan.recording.trace import COMPUTING, WAITING
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of other threads")
+
+
+def _loop(stop: threading.Event) -> None:
+    while not stop.is_set():
+        for number in range(300):
+            number * number
+
+
+def test_loops_are_stopped_by_force() -> None:
+    """Every backward jump, and the place before the first instruction, means computing; a call does not."""
+    offsets = [(item.opname, item.offset) for item in dis.get_instructions(_loop)]
+    jumps = [offset for name, offset in offsets if name in ("JUMP_BACKWARD", "JUMP_ABSOLUTE")]
+    calls = [offset for name, offset in offsets if name.startswith("CALL")]
+    assert jumps
+    assert calls
+    assert all(stopped_by_force(_loop.__code__, offset) for offset in jumps)
+    assert not any(stopped_by_force(_loop.__code__, offset) for offset in calls)
+    assert stopped_by_force(_loop.__code__, -1)
+
+
+@pytest.mark.parametrize(
+    ("held", "ready", "share", "expected"),
+    [
+        (False, False, 0.5, WAITING),
+        (True, False, 0.0, WAITING),
+        (True, False, 0.5, LEFT),
+        (True, True, 0.5, UNCLEAR),
+        (False, True, 0.5, UNCLEAR),
+    ],
+)
+def test_state(held: bool, ready: bool, share: float, expected: int) -> None:
+    """A thread that is not ready waits, unless it is the one that held the lock a moment ago."""
+    assert by_state(lock_was_held=held, is_ready=ready, computing_share=share) == expected
+
+
+@pytest.mark.parametrize(
+    ("held", "advanced", "expected"),
+    [(True, 60, COMPUTING), (True, 20, LEFT), (False, 90, COMPUTING), (False, 60, WAITING), (False, 0, WAITING)],
+)
+def test_second_look(held: bool, advanced: int, expected: int) -> None:
+    """A thread that goes on computes; one that does not had left or waits."""
+    assert by_second_look(lock_was_held=held, advanced_ns=advanced, elapsed_ns=100) == expected
+
+
+@linux_only
+def test_gauge_of_threads(request: pytest.FixtureRequest) -> None:
+    """A waiting thread is not ready and uses no CPU time; a computing one is ready and does."""
+    stop = threading.Event()
+    waiting = _started(request, stop, lambda: stop.wait(60))
+    computing = _started(request, stop, lambda: _loop(stop))
+    for thread, is_ready in ((waiting, False), (computing, True)):
+        gauge = ThreadGauge(thread.native_id or 0)
+        try:
+            states = []
+            for _ in range(40):
+                time.sleep(0.002)
+                states.append(gauge.is_ready())
+            # A thread that has just been woken, or that another process keeps waiting, may differ now and then.
+            assert states.count(is_ready) > 30
+            assert gauge.new_delay_ns() >= 0
+            assert gauge.cpu_ns() is not None
+        finally:
+            gauge.close()
+
+
+@linux_only
+def test_gauge_of_ended_thread() -> None:
+    """A thread that has ended is told by an error of its own, never by another thread's figures."""
+    thread = threading.Thread(target=time.sleep, args=(0.05,))
+    thread.start()
+    native_id = thread.native_id or 0
+    gauge = ThreadGauge(native_id)
+    thread.join()
+    try:
+        while native_id in map(int, os.listdir("/proc/self/task")):
+            time.sleep(0.001)
+        for read in (gauge.is_ready, gauge.new_delay_ns, gauge.cpu_ns, lambda: thread_cpu_ns(native_id)):
+            with pytest.raises(ThreadEndedError):
+                read()
+    finally:
+        gauge.close()
+
+
+@linux_only
+def test_bounded_files() -> None:
+    """No more than a fixed number of files is open, and all are closed again; without files only the clock is read."""
+    native_id = _thread.get_native_id()
+    before = len(os.listdir("/proc/self/fd"))
+    gauges = [ThreadGauge(native_id) for _ in range(MAX_OPEN + 10)]
+    try:
+        assert len(os.listdir("/proc/self/fd")) == before + 2 * MAX_OPEN
+        assert gauges[-1].is_ready() is None
+        assert gauges[-1].new_delay_ns() == 0
+        assert gauges[-1].cpu_ns() is not None
+    finally:
+        for gauge in gauges:
+            gauge.close()
+            gauge.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def _started(request: pytest.FixtureRequest, stop: threading.Event, work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work)
+    thread.start()
+
+    def end() -> None:
+        stop.set()
+        thread.join()
+
+    request.addfinalizer(end)
+    return thread

@@ -1,0 +1,341 @@
+"""Switching slowspan on and off: under OpenTelemetry's own instrumentation, with one call, or from nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import flask
+import pytest
+from opentelemetry import trace
+from opentelemetry.instrumentation.flask import FlaskInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+
+import slowspan
+from slowspan.instrumentor import SlowSpanInstrumentor
+from watched import ID
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from opentelemetry.sdk.trace import ReadableSpan
+
+QUIET = {"threshold": 0.05, "notifiers": "none"}
+
+
+@pytest.fixture(autouse=True)
+def switched_off(no_global_provider: None) -> Iterator[None]:
+    """Switch slowspan off after each test, in a process without a global provider before and after."""
+    yield
+    slowspan.uninstrument()
+
+
+@pytest.fixture
+def exporter(no_global_provider: None) -> InMemorySpanExporter:
+    """Make a global provider; return the exporter that it has."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    return exporter
+
+
+def serve_slowly(provider: Any = None) -> None:
+    """Make a slow server span."""
+    tracer = trace.get_tracer("test", tracer_provider=provider)
+    with tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
+        time.sleep(0.1)
+
+
+def make_app() -> flask.Flask:
+    """Return an application with one slow page."""
+    app = flask.Flask("shop")
+
+    @app.get("/orders/<int:number>")
+    def order(number: int) -> str:
+        time.sleep(0.1)
+        return str(number)
+
+    return app
+
+
+def server_spans(exporter: InMemorySpanExporter) -> list[ReadableSpan]:
+    """Return the exported server spans."""
+    return [span for span in exporter.get_finished_spans() if span.kind is SpanKind.SERVER]
+
+
+# -- instrument() and uninstrument().
+
+
+def test_instrument_takes_the_global_provider(exporter: InMemorySpanExporter) -> None:
+    """One call, and slow spans of the global provider have profiles."""
+    processor = slowspan.instrument(**QUIET)
+    assert processor.settings.threshold == 0.05
+    serve_slowly()
+    assert ID in server_spans(exporter)[0].attributes
+    assert slowspan.status().slow >= 1
+
+
+def test_instrument_once(exporter: InMemorySpanExporter) -> None:
+    """A second call changes nothing and returns the processor of the first."""
+    assert slowspan.instrument(**QUIET) is slowspan.instrument(threshold=9)
+    assert SlowSpanInstrumentor().is_instrumented_by_opentelemetry
+
+
+def test_instrument_a_given_provider() -> None:
+    """With a provider given, the global one is not touched."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    processor = slowspan.instrument(tracer_provider=provider, **QUIET)
+    serve_slowly(provider)
+    assert processor.status().slow == 1
+    assert trace._TRACER_PROVIDER is None
+    provider.shutdown()
+
+
+def test_uninstrument_and_again(exporter: InMemorySpanExporter) -> None:
+    """Switched off no span is touched; switched on again, with other settings, they are."""
+    slowspan.instrument(**QUIET)
+    slowspan.uninstrument()
+    serve_slowly()
+    assert dict(server_spans(exporter)[0].attributes) == {}
+    slowspan.uninstrument()
+    slowspan.instrument(**{**QUIET, "threshold": 0.06})
+    serve_slowly()
+    assert server_spans(exporter)[1].attributes["slowspan.threshold"] == pytest.approx(0.06)
+
+
+def test_wrong_setting_raises(exporter: InMemorySpanExporter) -> None:
+    """A wrong or unknown setting in code raises at the call, and nothing is switched on."""
+    with pytest.raises(slowspan.ConfigError, match="interval"):
+        slowspan.instrument(interval=-1)
+    with pytest.raises(slowspan.ConfigError, match="threshold"):
+        slowspan.instrument(treshold=1)
+    assert not SlowSpanInstrumentor().is_instrumented_by_opentelemetry
+    assert slowspan.instrument(**QUIET) is not None
+
+
+def test_no_provider_yet(caplog: pytest.LogCaptureFixture) -> None:
+    """Where there is no SDK provider the log says what to do; once there is one, the call works."""
+    assert slowspan.instrument(**QUIET) is None
+    (record,) = caplog.records
+    assert "ProxyTracerProvider" in record.getMessage()
+    assert "provider.add_span_processor(slowspan.SlowSpanProcessor())" in record.getMessage()
+    trace.set_tracer_provider(TracerProvider(shutdown_on_exit=False))
+    assert slowspan.instrument(**QUIET) is not None
+
+
+# -- As opentelemetry-instrument calls it.
+
+
+def test_instrumentor_requires_nothing() -> None:
+    """Whatever libraries are installed, OpenTelemetry finds no conflict with the instrumentor."""
+    assert tuple(SlowSpanInstrumentor().instrumentation_dependencies()) == ()
+
+
+def test_instrumentor_never_raises_for_settings(
+    exporter: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A wrong or unknown setting from a declarative file is a warning; the others hold."""
+    SlowSpanInstrumentor().instrument(threshold=0.05, notifiers="none", interval="often", treshold=1)
+    messages = [record.getMessage() for record in caplog.records]
+    assert any("interval" in message and "often" in message for message in messages)
+    assert any("treshold" in message and "threshold, the nearest" in message for message in messages)
+    serve_slowly()
+    assert ID in server_spans(exporter)[0].attributes
+
+
+def test_instrumentor_never_raises_for_the_environment(
+    exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing in the environment, nor a settings file that is not there, keeps slowspan from starting."""
+    monkeypatch.setenv("OTEL_PYTHON_SLOWSPAN_CONFIG", "/nowhere/slowspan.toml")
+    monkeypatch.setenv("OTEL_PYTHON_SLOWSPAN_SPAN_KINDS", "SERVANT")
+    monkeypatch.setenv("OTEL_PYTHON_SLOWSPAN_EXCLUDED_URLS", "(")
+    monkeypatch.setenv("OTEL_PYTHON_SLOWSPAN_REPORT_DIR", "/proc/nowhere")
+    SlowSpanInstrumentor().instrument()
+    assert slowspan.status().enabled
+    text = caplog.text
+    for name in ("/nowhere/slowspan.toml", "SPAN_KINDS", "EXCLUDED_URLS"):
+        assert name in text
+
+
+def test_instrumentor_never_raises_for_errors_of_ours(
+    exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error of our own at start-up is logged and leaves slowspan off: other instrumentations must load."""
+
+    def fail(*args: object) -> None:
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr(slowspan.SlowSpanProcessor, "from_loaded", fail)
+    SlowSpanInstrumentor().instrument()
+    assert "broken on purpose" in caplog.text
+    serve_slowly()
+    assert dict(server_spans(exporter)[0].attributes) == {}
+
+
+def test_instrumentor_takes_what_opentelemetry_passes(
+    exporter: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The arguments that OpenTelemetry passes to every instrumentor are no settings, and no unknown ones."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    SlowSpanInstrumentor().instrument(
+        tracer_provider=provider, meter_provider=None, logger_provider=None, skip_dep_check=True, **QUIET
+    )
+    serve_slowly(provider)
+    assert slowspan.status().slow >= 1
+    assert caplog.records == []
+    provider.shutdown()
+
+
+# -- quick_setup().
+
+
+@pytest.fixture
+def flask_instrumented() -> Iterator[None]:
+    """Undo the instrumentation of Flask itself."""
+    yield
+    if FlaskInstrumentor().is_instrumented_by_opentelemetry:
+        FlaskInstrumentor().uninstrument()
+
+
+def test_quick_setup_from_nothing(tmp_path: Path) -> None:
+    """Without any OpenTelemetry one call makes the provider, instruments the application and keeps profiles."""
+    app = make_app()
+    processor = slowspan.quick_setup(app, service_name="shop", threshold=0.05, report_dir=tmp_path / "reports")
+    assert app.test_client().get("/orders/7").data == b"7"
+    trace.get_tracer_provider().force_flush()
+    (stored,) = (tmp_path / "reports").glob("*.json.gz")
+    profile = slowspan.load_profile(stored)
+    assert profile.span.endpoint == "GET /orders/<int:number>"
+    assert profile.span.service_name == "shop"
+    assert "order" in {frame.name for frame in profile.frames}
+    assert processor.status().reports == 1
+    assert len(list((tmp_path / "reports").glob("*.html"))) == 1
+
+
+def test_quick_setup_respects_a_provider(exporter: InMemorySpanExporter) -> None:
+    """A provider that is there is used as it is, with its exporters."""
+    provider = trace.get_tracer_provider()
+    app = make_app()
+    slowspan.quick_setup(app, **QUIET)
+    assert trace.get_tracer_provider() is provider
+    app.test_client().get("/orders/7")
+    (span,) = server_spans(exporter)
+    assert ID in span.attributes
+
+
+def test_quick_setup_respects_an_instrumented_application(exporter: InMemorySpanExporter) -> None:
+    """An application that is instrumented already has one span per request, as before, and calls may repeat."""
+    app = make_app()
+    FlaskInstrumentor().instrument_app(app)
+    assert slowspan.quick_setup(app, **QUIET) is slowspan.quick_setup(app, **QUIET)
+    app.test_client().get("/orders/7")
+    (span,) = server_spans(exporter)
+    assert ID in span.attributes
+
+
+def test_quick_setup_of_all_applications(exporter: InMemorySpanExporter, flask_instrumented: None) -> None:
+    """Without an application, every one that is made later is instrumented."""
+    slowspan.quick_setup(**QUIET)
+    slowspan.quick_setup(**QUIET)
+    make_app().test_client().get("/orders/7")
+    (span,) = server_spans(exporter)
+    assert ID in span.attributes
+
+
+def test_quick_setup_of_something_else(exporter: InMemorySpanExporter) -> None:
+    """What is no Flask application is refused by name of its type."""
+    with pytest.raises(TypeError, match=r"flask\.Flask application, not dict"):
+        slowspan.quick_setup({}, **QUIET)
+
+
+def test_quick_setup_with_a_wrong_setting() -> None:
+    """A wrong setting raises, with its name, before anything is set up."""
+    with pytest.raises(slowspan.ConfigError, match="threshold"):
+        slowspan.quick_setup(make_app(), threshold=-1)
+    assert trace._TRACER_PROVIDER is None
+
+
+def test_quick_setup_on_a_foreign_provider() -> None:
+    """A global provider that takes no processors is refused with what is needed instead."""
+    trace.set_tracer_provider(trace.NoOpTracerProvider())
+    with pytest.raises(TypeError, match="NoOpTracerProvider"):
+        slowspan.quick_setup(make_app(), **QUIET)
+
+
+def test_quick_setup_without_flask_instrumentation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without OpenTelemetry's Flask instrumentation the error names what to install."""
+    monkeypatch.setitem(sys.modules, "opentelemetry.instrumentation.flask", None)
+    with pytest.raises(ImportError, match=r"pip install slowspan\[flask\]"):
+        slowspan.quick_setup(make_app(), **QUIET)
+
+
+# -- OpenTelemetry's declarative configuration file.
+
+DECLARED = """
+file_format: "1.0"
+propagator:
+  composite: [{tracecontext: }]
+tracer_provider:
+  processors:
+    - simple: {exporter: {console: }}
+instrumentation/development:
+  python:
+    slowspan:
+      threshold: 0.25
+      thresholds: {/reports/.*: 5}
+      excluded_urls: [health, metrics]
+      interval: often
+      notifiers: none
+"""
+
+SHOW = """
+import json
+from slowspan.instrumentor import SlowSpanInstrumentor
+processor = SlowSpanInstrumentor()._processor
+names = ("threshold", "thresholds", "excluded_urls", "interval", "notifiers", "start_after")
+print(json.dumps({name: getattr(processor.settings, name) for name in names}))
+"""
+
+
+@pytest.mark.skipif(
+    find_spec("opentelemetry.configuration") is None,
+    reason="needs a newer OpenTelemetry: pip install opentelemetry-configuration",
+)
+def test_declarative_configuration_file(tmp_path: Path) -> None:
+    """Settings under ``instrumentation/development: python: slowspan:`` hold, before those of the environment."""
+    file = tmp_path / "otel.yaml"
+    file.write_text(DECLARED)
+    result = subprocess.run(
+        [Path(sys.executable).with_name("opentelemetry-instrument"), sys.executable, "-c", SHOW],
+        env={
+            **os.environ,
+            "OTEL_CONFIG_FILE": str(file),
+            "OTEL_PYTHON_SLOWSPAN_THRESHOLD": "9",
+            "OTEL_PYTHON_SLOWSPAN_START_AFTER": "0.01",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert json.loads(result.stdout) == {
+        "threshold": 0.25,
+        "thresholds": [["/reports/.*", 5.0]],
+        "excluded_urls": ["health", "metrics"],
+        "interval": 0.01,
+        "notifiers": [],
+        "start_after": 0.01,
+    }
+    assert "interval" in result.stderr
+    assert "often" in result.stderr

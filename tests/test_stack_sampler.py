@@ -1,0 +1,542 @@
+"""The sampler's thread: when it runs, what it looks at, what it changes in the interpreter, and what it costs."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import sys
+import threading
+import time
+import weakref
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from slowspan.recording import gauge, stack_sampler
+from slowspan.recording.budget import WINDOW_NS, Budget
+from slowspan.recording.gauge import ThreadEndedError, ThreadGauge, thread_cpu_ns
+from slowspan.recording.recording import Lost, Recording
+from slowspan.recording.sampling import give_up_reused_threads
+from slowspan.recording.stack_sampler import StackSampler
+from slowspan.recording.switching import FINE_INTERVAL, FineSwitching
+from support import eventually
+from watched import compute_here, in_thread, wait_here
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MS = 1_000_000
+
+
+class FakeSpan(SimpleNamespace):
+    """What the sampler asks of a span."""
+
+    def __init__(self, trace_id: int = 1) -> None:
+        super().__init__(end_time=None, context=SimpleNamespace(trace_id=trace_id))
+
+
+class FakeWatcher:
+    """An owner of recordings that takes every one, and notes what it is told."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.start_after_ns = 10 * MS
+        self.interval_ns = 2 * MS
+        self.overhead_budget = 1.0
+        self.fine_switching = False
+        self.max_samples = 1000
+        self.max_recordings = 100
+        self.hung_after_ns = 3600 * 1000 * MS
+        self.errors: list[Exception] = []
+        self.lost: list[str] = []
+        vars(self).update(limits)
+
+    def on_late(self, recording: Recording) -> bool:
+        """Take it."""
+        return True
+
+    def on_threshold(self, recording: Recording, age_ns: int) -> None:
+        """Do nothing."""
+
+    def on_hung(self, recording: Recording, age_ns: int) -> None:
+        """Do nothing."""
+
+    def on_lost(self, recording: Recording, reason: str) -> None:
+        """Note the reason."""
+        self.lost.append(reason)
+
+    def on_rest(self) -> None:
+        """Do nothing."""
+
+    def on_error(self, error: Exception) -> None:
+        """Note the error."""
+        self.errors.append(error)
+
+    def end(self, recording: Recording, span: Any, end_time: int | None) -> None:
+        """Do nothing."""
+
+
+@pytest.fixture
+def sampler() -> Iterator[StackSampler]:
+    """Return a sampler of the test's own; stop it in the end."""
+    sampler = StackSampler()
+    yield sampler
+    sampler.stop(10)
+
+
+def watch(sampler: StackSampler, **limits: Any) -> FakeWatcher:
+    """Make a sampler's watcher."""
+    watcher = FakeWatcher(**limits)
+    sampler.watch(watcher)
+    return watcher
+
+
+def begin(sampler: StackSampler, watcher: FakeWatcher, span: FakeSpan) -> Recording:
+    """Begin a recording of the calling thread, as a span's start does."""
+    recording = Recording(
+        watcher,
+        weakref.ref(span),
+        time.time_ns(),
+        threading.get_ident(),
+        threading.get_native_id(),
+        time.thread_time_ns(),
+    )
+    sampler.young[recording] = None
+    if sampler.parked:
+        sampler.wake()
+    return recording
+
+
+def end(sampler: StackSampler, recording: Recording) -> None:
+    """End a recording, as a span's end does."""
+    recording.take_end()
+    sampler.young.pop(recording, None)
+
+
+def samples_of(recording: Recording) -> int:
+    """Return the number of samples so far."""
+    return recording.trace.sample_count if recording.trace is not None else 0
+
+
+@contextmanager
+def recorded(sampler: StackSampler, watcher: FakeWatcher) -> Iterator[Recording]:
+    """Record the calling thread in the block."""
+    span = FakeSpan()
+    recording = begin(sampler, watcher, span)
+    yield recording
+    end(sampler, recording)
+
+
+# -- The thread's life.
+
+
+def test_no_thread_before_the_first_recording(sampler: StackSampler) -> None:
+    """The thread starts with the first recording, not with a watcher."""
+    watcher = watch(sampler)
+    assert sampler._thread is None
+    with recorded(sampler, watcher):
+        assert sampler._thread.daemon
+
+
+def test_parks_and_wakes(sampler: StackSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread lingers after the last recording, then parks without using any CPU time, and wakes for the next."""
+    monkeypatch.setattr(stack_sampler, "LINGER_NS", 100 * MS)
+    watcher = watch(sampler)
+    for _ in range(3):
+        with recorded(sampler, watcher) as recording:
+            assert not sampler.parked
+            eventually(lambda recording=recording: samples_of(recording) > 0)
+        assert not sampler.parked
+        eventually(lambda: sampler.parked)
+        assert sampler.late == sampler.young == {}
+        thread = sampler._thread.native_id
+        before = thread_cpu_ns(thread)
+        wait_here(0.05)
+        assert thread_cpu_ns(thread) == before
+
+
+def test_does_not_park_while_a_recording_is_young(sampler: StackSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording that is not late yet keeps the thread awake, however long it takes to become so."""
+    monkeypatch.setattr(stack_sampler, "LINGER_NS", 1)
+    watcher = watch(sampler, start_after_ns=200 * MS)
+    with recorded(sampler, watcher) as recording:
+        assert samples_of(recording) == 0
+        eventually(lambda: samples_of(recording) > 0)
+    assert time.time_ns() - recording.start_ns >= 200 * MS
+
+
+@pytest.mark.parametrize("state", ["sampling", "lingering", "parked", "never started"])
+def test_stops_from_every_state(sampler: StackSampler, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    """Stopped in whatever state, the thread ends, and the next recording starts another one."""
+    monkeypatch.setattr(stack_sampler, "LINGER_NS", 1 if state == "parked" else 60_000 * MS)
+    watcher = watch(sampler)
+    span = FakeSpan()
+    if state != "never started":
+        recording = begin(sampler, watcher, span)
+        eventually(lambda: samples_of(recording) > 0)
+        if state != "sampling":
+            end(sampler, recording)
+            eventually(lambda: not sampler.late)
+        if state == "parked":
+            eventually(lambda: sampler.parked)
+    before = sampler._thread
+    sampler.stop(10)
+    assert before is None or not before.is_alive()
+    sampler.late.clear()
+    with recorded(sampler, watcher) as recording:
+        eventually(lambda: samples_of(recording) > 0)
+
+
+def test_last_watcher_ends_the_thread(sampler: StackSampler) -> None:
+    """The thread runs as long as one watcher is there, and forgets the recordings of those that are not."""
+    first, second = watch(sampler), watch(sampler)
+    with recorded(sampler, first) as one, recorded(sampler, second) as other:
+        eventually(lambda: samples_of(one) and samples_of(other))
+        sampler.unwatch(first)
+        eventually(lambda: one not in sampler.late)
+        count = samples_of(other)
+        eventually(lambda: samples_of(other) > count)
+        thread = sampler._thread
+        sampler.unwatch(second)
+        assert not thread.is_alive()
+        assert sampler.late == {}
+
+
+def test_watcher_that_is_gone_is_forgotten(sampler: StackSampler) -> None:
+    """A watcher that nobody has any more, though it was never unwatched, is not kept alive."""
+    watch(sampler)
+    gc.collect()
+    assert list(sampler._watchers) == []
+
+
+def test_strictest_limits_hold(sampler: StackSampler) -> None:
+    """Of several watchers the shortest interval and the smallest budget count; each keeps its own delay."""
+    patient = watch(sampler, interval_ns=50 * MS, start_after_ns=300 * MS)
+    quick = watch(sampler, overhead_budget=0.5)
+    assert sampler.interval == pytest.approx(0.002)
+    assert sampler._budget.share == 0.5
+    with recorded(sampler, patient) as late, recorded(sampler, quick) as early:
+        eventually(lambda: samples_of(early) > 3)
+        assert time.time_ns() - late.start_ns > 300 * MS or samples_of(late) == 0
+        eventually(lambda: samples_of(late) > 0)
+    sampler.unwatch(quick)
+    assert sampler.interval == pytest.approx(0.05)
+
+
+# -- What it looks at.
+
+
+def test_samples_late_recordings_only(sampler: StackSampler) -> None:
+    """A recording is not sampled before its time."""
+    watcher = watch(sampler, start_after_ns=60_000 * MS)
+    with recorded(sampler, watcher) as recording:
+        wait_here(0.05)
+        assert recording.trace is None
+        assert recording in sampler.young
+
+
+def test_jitter(sampler: StackSampler) -> None:
+    """The sleeps between samples differ, between half and one and a half of the interval."""
+    watcher = watch(sampler, interval_ns=20 * MS, start_after_ns=1_000 * MS)
+    span = FakeSpan()
+    recording = Recording(watcher, weakref.ref(span), time.time_ns() - 2_000 * MS, 0, 0, None)
+    recording.thread_id, recording.native_id = threading.get_ident(), threading.get_native_id()
+    sampler.young[recording] = None
+    delays = [sampler._tick() for _ in range(50)]
+    assert all(10 * MS <= delay <= 30 * MS for delay in delays)
+    assert max(delays) - min(delays) > 5 * MS
+    end(sampler, recording)
+    sampler._tick()
+
+
+def test_dead_thread(sampler: StackSampler) -> None:
+    """When its thread has ended a recording is given up, with the reason, and no other thread is taken for it."""
+    watcher = watch(sampler)
+    span = FakeSpan()
+    recordings = []
+
+    def request() -> None:
+        recordings.append(begin(sampler, watcher, span))
+        eventually(lambda: samples_of(recordings[0]) > 0)
+
+    in_thread(request)
+    in_thread(wait_here)  # It gets the same identifier.
+    eventually(lambda: recordings[0].lost is Lost.THREAD_ENDED)
+    data = recordings[0].trace.snapshot()
+    assert "wait_here" not in {code.co_name for code in data.table.codes}
+    end(sampler, recordings[0])
+
+
+def test_abandoned_span(sampler: StackSampler) -> None:
+    """A span that is thrown away, before or after it was late, is reported lost and forgotten."""
+    watcher = watch(sampler)
+    young, late = FakeSpan(), FakeSpan()
+    recording = begin(sampler, watcher, late)
+    eventually(lambda: samples_of(recording) > 0)
+    begin(sampler, watcher, young)
+    del young, late
+    gc.collect()
+    eventually(lambda: len(watcher.lost) == 2)
+    assert sampler.late == sampler.young == {}
+
+
+def test_span_that_nobody_ends(sampler: StackSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leaked span that stays alive is given up when it is old enough, so that the sampler can park."""
+    monkeypatch.setattr(stack_sampler, "MAX_AGE_NS", 100 * MS)
+    monkeypatch.setattr(stack_sampler, "LINGER_NS", 1)
+    watcher = watch(sampler)
+    leaked = FakeSpan()
+    begin(sampler, watcher, leaked)
+    eventually(lambda: sampler.parked)
+    assert len(watcher.lost) == 1
+    assert leaked.end_time is None
+
+
+@pytest.mark.parametrize("method", ["on_late", "on_threshold", "on_hung"])
+def test_broken_watcher_harms_no_other(sampler: StackSampler, method: str) -> None:
+    """A watcher that always raises is told of its errors; another one's requests are sampled and told as ever."""
+
+    def fail(*args: object) -> None:
+        raise RuntimeError("broken on purpose")
+
+    told = []
+    broken = watch(sampler, hung_after_ns=20 * MS, **{method: fail})
+    sound = watch(sampler, hung_after_ns=20 * MS, on_threshold=lambda *args: told.append("threshold"))
+    sound.on_hung = lambda *args: told.append("hung")
+    with recorded(sampler, broken), recorded(sampler, sound) as recording:
+        eventually(lambda: broken.errors)
+        eventually(lambda: samples_of(recording) > 5)
+        eventually(lambda: {"threshold", "hung"} <= set(told))
+    eventually(lambda: not sampler.late)
+    assert all("broken on purpose" in str(error) for error in broken.errors)
+
+
+def test_reused_thread() -> None:
+    """Of two recordings of one thread the earlier one is given up, unless both are of the same trace."""
+    watcher = FakeWatcher()
+    spans = [FakeSpan(trace_id=1), FakeSpan(trace_id=1), FakeSpan(trace_id=2)]
+    outer, nested, following = (Recording(watcher, weakref.ref(span), 0, 7, 7, None) for span in spans)
+    elsewhere = Recording(watcher, weakref.ref(spans[2]), 0, 8, 8, None)
+    give_up_reused_threads([outer], [nested, elsewhere])
+    assert [r.lost for r in (outer, nested, elsewhere)] == [None, None, None]
+    nested.take_end()
+    give_up_reused_threads([outer, nested], [following])
+    assert outer.lost is None or outer.lost is Lost.THREAD_REUSED
+    give_up_reused_threads([outer], [following])
+    assert outer.lost is Lost.THREAD_REUSED
+    assert following.lost is None
+
+
+def open_files() -> int:
+    """Return the number of this process's open files."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the kernel's files on threads")
+def test_open_files_are_few_and_closed(sampler: StackSampler) -> None:
+    """However many requests are sampled at once, few files are open, and none when they have ended."""
+    watcher = watch(sampler, max_recordings=500)
+    before = open_files()
+    spans = [FakeSpan() for _ in range(300)]
+    recordings = [begin(sampler, watcher, span) for span in spans]
+    eventually(lambda: len(sampler.late) == 300)
+    assert open_files() - before <= 2 * gauge.MAX_OPEN
+    for recording in recordings[:200]:
+        end(sampler, recording)
+    eventually(lambda: len(sampler.late) == 100)
+    sampler.stop(10)
+    assert open_files() == before
+    assert ThreadGauge._open == 0
+
+
+def test_no_file_can_be_opened(sampler: StackSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process without a free descriptor, or in a sandbox, requests are sampled without the kernel's files."""
+
+    def refuse(*args: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(gauge.os, "open", refuse)
+    watcher = watch(sampler)
+    with recorded(sampler, watcher) as recording:
+        eventually(lambda: samples_of(recording) > 3)
+    assert watcher.errors == []
+
+
+def test_without_thread_clocks(sampler: StackSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a system that does not tell other threads' CPU time requests are sampled by wall time alone."""
+    monkeypatch.setattr(gauge, "HAS_THREAD_CLOCKS", False)
+    watcher = watch(sampler)
+    with recorded(sampler, watcher) as recording:
+        compute_here(0.05)
+        eventually(lambda: samples_of(recording) > 3)
+    assert watcher.errors == []
+    assert sum(recording.trace.snapshot().cpu_ns) == 0
+
+
+# -- The CPU clock of another thread.
+
+
+def has_ended(ask: Callable[[], object]) -> bool:
+    """Tell whether asking for the accounts of a thread says that it has ended."""
+    try:
+        ask()
+    except ThreadEndedError:
+        return True
+    return False
+
+
+@pytest.mark.skipif(not gauge.HAS_THREAD_CLOCKS, reason="only Linux tells other threads' CPU time")
+def test_clock_of_another_thread() -> None:
+    """Another thread's CPU clock goes on while it computes, and stands while it waits; a dead one has none."""
+    readings: list[int] = []
+    native_ids = []
+
+    def compute() -> None:
+        native_ids.append(threading.get_native_id())
+        before = time.thread_time_ns()
+        compute_here(0.05)
+        in_thread(lambda: readings.append(thread_cpu_ns(native_ids[0])))
+        readings.append(time.thread_time_ns())
+        assert before < readings[0] <= readings[1]
+
+    in_thread(compute)
+    eventually(lambda: has_ended(lambda: thread_cpu_ns(native_ids[0])))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the kernel's files on threads")
+def test_gauge_of_a_dead_thread() -> None:
+    """A gauge whose thread has ended says so, and can be closed twice."""
+    gauges: list[ThreadGauge] = []
+    in_thread(lambda: gauges.append(ThreadGauge(threading.get_native_id())))
+    (dead,) = gauges
+    eventually(lambda: has_ended(dead.cpu_ns))
+    dead.close()
+    dead.close()
+    assert ThreadGauge._open == 0
+
+
+# -- The switch interval.
+
+
+@pytest.fixture
+def usual() -> Iterator[float]:
+    """Return the switch interval, and set it again in the end."""
+    usual = sys.getswitchinterval()
+    yield usual
+    sys.setswitchinterval(usual)
+
+
+def test_switch_interval_is_fine_while_sampling_only(sampler: StackSampler, usual: float) -> None:
+    """The switch interval is short while a late request is sampled, and as before afterwards."""
+    watcher = watch(sampler, fine_switching=True)
+    with recorded(sampler, watcher):
+        assert sys.getswitchinterval() == pytest.approx(usual)
+        eventually(lambda: sys.getswitchinterval() == pytest.approx(FINE_INTERVAL))
+    eventually(lambda: sys.getswitchinterval() == pytest.approx(usual))
+
+
+def test_switch_interval_after_stop(sampler: StackSampler, usual: float) -> None:
+    """Stopping in the middle of a late request restores the switch interval."""
+    watcher = watch(sampler, fine_switching=True)
+    with recorded(sampler, watcher):
+        eventually(lambda: sys.getswitchinterval() == pytest.approx(FINE_INTERVAL))
+        sampler.stop(10)
+        assert sys.getswitchinterval() == pytest.approx(usual)
+
+
+def test_switch_interval_is_left_alone_when_told_so(sampler: StackSampler, usual: float) -> None:
+    """With ``fine_switching`` off the switch interval is not touched, one watcher's word is enough."""
+    watcher = watch(sampler, fine_switching=True)
+    watch_off = watch(sampler, fine_switching=False)
+    with recorded(sampler, watcher) as recording:
+        eventually(lambda: samples_of(recording) > 3)
+        assert sys.getswitchinterval() == pytest.approx(usual)
+    assert not watch_off.errors
+
+
+def test_somebody_elses_switch_interval_stays(usual: float) -> None:
+    """Whoever changes the switch interval meanwhile keeps what they set."""
+    switching = FineSwitching()
+    switching.update(1)
+    assert sys.getswitchinterval() == pytest.approx(FINE_INTERVAL)
+    sys.setswitchinterval(0.02)
+    switching.restore()
+    assert sys.getswitchinterval() == pytest.approx(0.02)
+    switching.update(1)
+    switching.restore()
+    assert sys.getswitchinterval() == pytest.approx(0.02)
+
+
+def test_shorter_switch_interval_stays(usual: float) -> None:
+    """A switch interval that is shorter than ours already is not made longer."""
+    sys.setswitchinterval(0.0001)
+    switching = FineSwitching()
+    switching.update(1)
+    assert sys.getswitchinterval() == pytest.approx(0.0001)
+    switching.restore()
+    assert sys.getswitchinterval() == pytest.approx(0.0001)
+
+
+@pytest.mark.parametrize(("cpu_share", "fine"), [(0.1, True), (0.95, False)])
+def test_switch_interval_under_load(
+    usual: float, monkeypatch: pytest.MonkeyPatch, cpu_share: float, fine: bool
+) -> None:
+    """With several requests the switch interval is fine only while they do not compete for the lock."""
+    now = itertools.count(1_000 * MS, 100 * MS)
+    cpu = itertools.count(0, int(cpu_share * 100 * MS))
+    monkeypatch.setattr("slowspan.recording.switching.time.perf_counter_ns", lambda: next(now))
+    monkeypatch.setattr("slowspan.recording.switching.time.process_time_ns", lambda: next(cpu))
+    switching = FineSwitching()
+    for _ in range(3):
+        switching.update(8)
+    assert (sys.getswitchinterval() < usual) == fine
+    assert switching.contended != fine
+    switching.restore()
+    assert sys.getswitchinterval() == pytest.approx(usual)
+
+
+# -- The budget.
+
+
+def test_budget_pays_for_bursts() -> None:
+    """What was not spent for a while can be spent at once; the interval asked for is kept meanwhile."""
+    budget = Budget(0.01)
+    now = 10**12
+    budget.spend(0, now)
+    spent = 0
+    while budget.stretch(10 * MS) == 10 * MS:
+        now += 10 * MS
+        budget.spend(1 * MS, now)
+        spent += 1 * MS
+    assert 0.01 * WINDOW_NS <= spent <= 0.012 * WINDOW_NS
+
+
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.1])
+@pytest.mark.parametrize("cost_ns", [50_000, 5 * MS])
+def test_budget_settles_at_its_share(share: float, cost_ns: int) -> None:
+    """In the long run the share of one core is kept, whatever a tick costs."""
+    budget = Budget(share)
+    now, spent = 10**12, 0
+    budget.spend(0, now)
+    started = None
+    for _ in range(20_000):
+        interval = budget.stretch(1 * MS)
+        now += int(interval)
+        budget.spend(cost_ns, now)
+        if started is None:
+            started = now if interval > 1 * MS else None
+        else:
+            spent += cost_ns
+    assert started is None or spent / (now - started) <= 1.1 * share
+    assert spent / (now - 10**12) <= 1.1 * share + 0.001
+
+
+def test_expensive_ticks_widen_the_interval(sampler: StackSampler) -> None:
+    """The sampler measures itself, and with a small budget looks less often than it was told."""
+    watcher = watch(sampler, overhead_budget=0.0001, interval_ns=1 * MS)
+    with recorded(sampler, watcher) as recording:
+        eventually(lambda: sampler.interval > 0.005)
+        assert samples_of(recording) > 0
+    assert 0 < sampler.cost() < 1
