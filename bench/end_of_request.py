@@ -39,7 +39,7 @@ TARGET = 200.0
 
 REAL_AT_ONCE = 8
 
-ATTRIBUTES = {
+ATTRIBUTES: dict[str, str | int] = {
     "http.method": "GET",
     "http.target": "/orders/7?page=2",
     "http.route": "/orders/<id>",

@@ -3,10 +3,10 @@
 A figure is at most its target, or it is not; noise decides how sure one can be:
 
 - ``holds``: the whole confidence interval is within the target;
-- ``MISS``: the whole interval is beyond it. Nothing else fails a run, and nothing softens it;
-- ``unclear``: the target lies inside the interval: more rounds, or a quieter machine, would tell;
-- ``TOO NOISY``: the A/A control, which is zero by construction, scatters by more than the room that the
-  target leaves. Such a run could not have seen a miss; it proves nothing.
+- ``MISS``: the whole interval is beyond the target, and beyond what the A/A control shows in the same run;
+- ``TOO NOISY``: the control, which has nothing to show by construction, scatters by more than the room that
+  the target leaves. Such a run could not have seen a small miss; it proves nothing;
+- ``unclear``: the target lies inside the interval: more rounds, or a quieter machine, would tell.
 
 The control is printed beside every figure with its own interval and is subtracted from nothing.
 """
@@ -66,9 +66,10 @@ class Figure:
     def verdict(self) -> str:
         if self.target is None:
             return ""
-        if self.value.low > self.target:
+        noise = self.control or Interval.exact(self.neutral)
+        if self.value.low > max(self.target, noise.high):
             return MISS
-        if self.control is not None and self.control.half_width > self.target - self.neutral:
+        if noise.half_width > self.target - self.neutral:
             return TOO_NOISY
         return HOLDS if self.value.high <= self.target else UNCLEAR
 

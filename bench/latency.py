@@ -32,10 +32,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bench.apps import Client, instrumented, pages_app
-from bench.estimates import bootstrap_interval, median_interval, percentile
+from bench.estimates import Interval, bootstrap_interval, median_interval, percentile
 from bench.figures import Figure, Options
 from bench.workers import Worker
 
@@ -73,8 +74,8 @@ class Case:
 
 
 CASES = [
-    *(Case(path, 1, False, 4, (300, 40)) for path in ("/orders", "/calls")),
-    *(Case(path, 8, False, 2, (120, 16)) for path in ("/orders", "/calls")),
+    *(Case(path, 1, False, 4, (300, 25)) for path in ("/orders", "/calls")),
+    *(Case(path, 8, False, 2, (120, 10)) for path in ("/orders", "/calls")),
     *(Case(path, threads, True, 1, (30, 8)) for path in ("/orders", "/calls") for threads in (1, 8)),
 ]
 
@@ -110,12 +111,17 @@ class Slices:
             "children": _cpu_of_children() - children,
         }
 
-    def check(self, slow: int) -> None:
-        """Make sure that what was to be measured did happen."""
+    def check(self, slow: int, pages: int) -> None:
+        """Make sure that what was to be measured did happen.
+
+        Raises:
+            AssertionError: Some requests were not slow, or left no report.
+        """
         assert self._processor is not None
         status = self._processor.status()
-        if status.slow < slow or status.reports < 0.9 * slow:
-            raise AssertionError(f"of {slow} requests {status.slow} were slow, {status.reports} told: {status}")
+        written = len(list(Path(self._directory.name).glob("*.html")))
+        if status.slow < slow or status.reports < 0.9 * slow or written < pages:
+            raise AssertionError(f"of {slow} requests not all were slow; {written} pages written: {status}")
 
 
 def measure(options: Options) -> Iterator[Figure]:
@@ -146,8 +152,8 @@ def _run_case(case: Case, options: Options) -> list[Round]:
         for _ in range(case.rounds[options.quick]):
             order = rng.sample(COPIES, k=len(COPIES))
             rounds.append({name: workers[name].call("run", requests=case.requests, times=times) for name in order})
-        sent = (case.rounds[options.quick] * case.requests) * case.threads
-        workers["slowspan"].call("check", slow=sent)
+        sent = case.rounds[options.quick] * case.requests * case.threads
+        workers["slowspan"].call("check", slow=sent, pages=sent if case.long else 0)
     return rounds
 
 
@@ -159,7 +165,7 @@ def _times(case: Case, control: Worker) -> int:
 
 
 def _figures(case: Case, rounds: list[Round], options: Options) -> Iterator[Figure]:
-    def median_of(name: str, what: str) -> float:
+    def median_of(name: str, what: str) -> Interval:
         values = [_relative(one[name], one["control"], what) for one in rounds]
         return median_interval(values, options.confidence)
 
@@ -172,7 +178,7 @@ def _figures(case: Case, rounds: list[Round], options: Options) -> Iterator[Figu
             control=median_of("second control", what),
         )
 
-    def p99_of(name: str) -> float:
+    def p99_of(name: str) -> Interval:
         return bootstrap_interval(rounds, lambda drawn: _p99_difference(drawn, name), options.confidence)
 
     yield Figure(

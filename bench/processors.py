@@ -5,18 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from bench.figures import HANDICAP_VARIABLE
 from slowspan import SlowSpanProcessor
-from slowspan.notifiers.base import Notifier
-from slowspan.notifiers.registry import FunctionNotifier
-
-
-class _Silent(SlowSpanProcessor):
-    def _load_notifiers(self) -> Sequence[tuple[str, Notifier]]:
-        return [("nobody", FunctionNotifier(lambda report: None))]
+from slowspan.report.report import Report
 
 
 class _Handicapped(SlowSpanProcessor):
@@ -31,12 +24,14 @@ class _Handicapped(SlowSpanProcessor):
         if duration > 0.01:
             _burn(min(0.08 * duration, 0.1))
 
+
+class _HandicappedDefault(_Handicapped):
     def _resolve(self, finished: Any) -> Any:
         _burn(0.1)
         return super()._resolve(finished)
 
 
-class _HandicappedSilent(_Handicapped, _Silent):
+class _HandicappedSilent(_Handicapped):
     _ballast: ClassVar[deque[bytearray]] = deque(maxlen=100)
 
     def on_start(self, span: Any, parent_context: Any = None) -> None:
@@ -46,12 +41,17 @@ class _HandicappedSilent(_Handicapped, _Silent):
 
 def default_processor(**options: Any) -> SlowSpanProcessor:
     """Make a processor with everything that users get."""
-    return (_Handicapped if os.environ.get(HANDICAP_VARIABLE) else SlowSpanProcessor)(**options)
+    return (_HandicappedDefault if os.environ.get(HANDICAP_VARIABLE) else SlowSpanProcessor)(**options)
 
 
 def silent_processor(**options: Any) -> SlowSpanProcessor:
     """Make a processor of which the reports reach nobody: they are resolved, but neither written nor rendered."""
-    return (_HandicappedSilent if os.environ.get(HANDICAP_VARIABLE) else _Silent)(**options)
+    kind = _HandicappedSilent if os.environ.get(HANDICAP_VARIABLE) else SlowSpanProcessor
+    return kind(notifiers=[_tell_nobody], **options)
+
+
+def _tell_nobody(report: Report) -> None:
+    pass
 
 
 def _burn(seconds: float) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -74,6 +75,8 @@ def _serve() -> None:
     # What a benchmark prints by mistake must not be taken for an answer.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    # As an application would have it, but for the place.
+    logging.basicConfig(filename=os.devnull, level=logging.INFO)
     worker = getattr(importlib.import_module(module), name)(**json.loads(options))
     for request in sys.stdin:
         method, arguments = json.loads(request)

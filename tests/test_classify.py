@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from slowspan.recording.classify import LEFT, UNCLEAR, by_second_look, by_state, stopped_by_force
+from slowspan.recording.classify import LEFT, UNCLEAR, Lock, by_second_look, by_state, stopped_by_force
 from slowspan.recording.gauge import MAX_OPEN, ThreadEndedError, ThreadGauge, thread_cpu_ns
 from slowspan.recording.trace import COMPUTING, WAITING
 
@@ -38,27 +38,37 @@ def test_loops_are_stopped_by_force() -> None:
 
 
 @pytest.mark.parametrize(
-    ("held", "ready", "share", "expected"),
+    ("lock", "ready", "share", "expected"),
     [
-        (False, False, 0.5, WAITING),
-        (True, False, 0.0, WAITING),
-        (True, False, 0.5, LEFT),
-        (True, True, 0.5, UNCLEAR),
-        (False, True, 0.5, UNCLEAR),
+        (Lock.FREE, False, 0.5, WAITING),
+        (Lock.FREE, True, 0.5, UNCLEAR),
+        (Lock.GIVEN_UP, False, 0.0, WAITING),
+        (Lock.GIVEN_UP, False, 0.5, LEFT),
+        (Lock.GIVEN_UP, True, 0.5, LEFT),
+        (Lock.HELD, False, 0.0, WAITING),
+        (Lock.HELD, False, 0.5, LEFT),
+        (Lock.HELD, True, 0.5, UNCLEAR),
     ],
 )
-def test_state(held: bool, ready: bool, share: float, expected: int) -> None:
+def test_state(lock: Lock, ready: bool, share: float, expected: int) -> None:
     """A thread that is not ready waits, unless it is the one that held the lock a moment ago."""
-    assert by_state(lock_was_held=held, is_ready=ready, computing_share=share) == expected
+    assert by_state(lock, is_ready=ready, computing_share=share) == expected
 
 
 @pytest.mark.parametrize(
-    ("held", "advanced", "expected"),
-    [(True, 60, COMPUTING), (True, 20, LEFT), (False, 90, COMPUTING), (False, 60, WAITING), (False, 0, WAITING)],
+    ("lock", "advanced", "elapsed", "expected"),
+    [
+        (Lock.HELD, 60, 100, COMPUTING),
+        (Lock.HELD, 20, 100, LEFT),
+        (Lock.HELD, 9_000_000, 10_000_000, LEFT),
+        (Lock.FREE, 90, 100, COMPUTING),
+        (Lock.FREE, 60, 100, WAITING),
+        (Lock.FREE, 0, 100, WAITING),
+    ],
 )
-def test_second_look(held: bool, advanced: int, expected: int) -> None:
-    """A thread that goes on computes; one that does not had left or waits."""
-    assert by_second_look(lock_was_held=held, advanced_ns=advanced, elapsed_ns=100) == expected
+def test_second_look(lock: Lock, advanced: int, elapsed: int, expected: int) -> None:
+    """A thread that goes on computes; one that does not had left or waits; a late look tells nothing."""
+    assert by_second_look(lock, advanced_ns=advanced, elapsed_ns=elapsed) == expected
 
 
 @linux_only

@@ -303,6 +303,8 @@ class SpanWatcher:
     def on_lost(self, recording: Recording, reason: str) -> None:
         """Count a recording of which the span never ended."""
         recording.selected = False
+        if self._inline is not None and recording.inline is not None:
+            self._inline.stop(recording.inline)
         self._counters.drop(Drop.SPAN_ABANDONED, detail=reason)
 
     def on_rest(self) -> None:

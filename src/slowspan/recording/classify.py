@@ -9,6 +9,7 @@ against workloads that measure their own truth (``bench/truth.py``).
 
 from __future__ import annotations
 
+import enum
 import opcode
 import sys
 from functools import lru_cache
@@ -31,6 +32,9 @@ AFTER_FORCE = 0.5
 
 WITHOUT_LOCK = 0.8
 """Part in which one computes that runs C code without the lock: one that got what it waited for shows less."""
+
+LATEST_LOOK_NS = 1_500_000
+"""After this time a second look tells nothing: the thread can have waited and computed again."""
 
 HARDLY = 0.1
 """Share of computing below which a thread is not taken for the one that had held the lock."""
@@ -55,6 +59,14 @@ else:
 _CHECK_OPCODES = frozenset(opcode.opmap[name] for name in _CHECKS)
 
 
+class Lock(enum.Enum):
+    """How the sampler came by the interpreter lock when it woke up."""
+
+    FREE = "nobody held it"
+    GIVEN_UP = "somebody held it, and gave it up sooner than force is used"
+    HELD = "somebody held it, and may have been stopped by force"
+
+
 def stopped_by_force(code: CodeType, offset: int) -> bool:
     """Return whether a thread at this instruction can only have been stopped by force.
 
@@ -65,36 +77,39 @@ def stopped_by_force(code: CodeType, offset: int) -> bool:
     return offset < 0 or _bytecode(code)[offset] in _CHECK_OPCODES
 
 
-def by_state(*, lock_was_held: bool, is_ready: bool, computing_share: float) -> int:
+def by_state(lock: Lock, *, is_ready: bool, computing_share: float) -> int:
     """Class the sample of a thread that stands at a call, where it may have been stopped, or wait.
 
     Args:
-        lock_was_held: Whether the sampler had to wait for the interpreter lock: somebody was computing.
+        lock: How the sampler came by the interpreter lock.
         is_ready: Whether the thread was ready to run when the sampler let go of the lock.
         computing_share: Share of the time since the last sample in which the thread computed, 0 to 1.
 
     Returns:
         ``WAITING``, ``LEFT`` or ``UNCLEAR``.
     """
-    if is_ready:
+    if lock is Lock.FREE:
+        return UNCLEAR if is_ready else WAITING
+    if lock is Lock.HELD and is_ready:
         return UNCLEAR
-    return LEFT if lock_was_held and computing_share >= HARDLY else WAITING
+    return LEFT if computing_share >= HARDLY else WAITING
 
 
-def by_second_look(*, lock_was_held: bool, advanced_ns: int, elapsed_ns: int) -> int:
+def by_second_look(lock: Lock, *, advanced_ns: int, elapsed_ns: int) -> int:
     """Class the sample of a thread that was ready, by what it did right after.
 
     Args:
-        lock_was_held: As of the first look.
+        lock: As of the first look.
         advanced_ns: How far the thread's CPU clock went on.
         elapsed_ns: Time between the two looks.
 
     Returns:
         ``COMPUTING``, ``WAITING`` or ``LEFT``.
     """
-    if lock_was_held:
-        return COMPUTING if advanced_ns >= AFTER_FORCE * elapsed_ns else LEFT
-    return COMPUTING if advanced_ns >= WITHOUT_LOCK * elapsed_ns else WAITING
+    share = advanced_ns / elapsed_ns
+    if lock is Lock.FREE:
+        return COMPUTING if share >= WITHOUT_LOCK else WAITING
+    return COMPUTING if share >= AFTER_FORCE and elapsed_ns <= LATEST_LOOK_NS else LEFT
 
 
 @lru_cache(maxsize=512)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from slowspan.recording.classify import LEFT, UNCLEAR, by_second_look, by_state, stopped_by_force
+from slowspan.recording.classify import LEFT, UNCLEAR, Lock, by_second_look, by_state, stopped_by_force
 from slowspan.recording.gauge import ThreadEndedError
 from slowspan.recording.recording import Lost
 from slowspan.recording.stacks import read_stacks
@@ -41,24 +41,24 @@ class _Tick(NamedTuple):
     """What holds for all samples of one tick."""
 
     now_ns: int
-    lock_was_held: bool
+    lock: Lock
     contended: bool
 
 
-def sample(recordings: Iterable[Recording], tick: int, *, lock_was_held: bool, contended: bool) -> None:
+def sample(recordings: Iterable[Recording], tick: int, *, lock: Lock, contended: bool) -> None:
     """Take one sample of every recording whose turn it is. Runs on the sampler thread.
 
     Args:
         recordings: The late recordings.
         tick: Number of this tick; a long recording takes part in every second, fourth, … tick only.
-        lock_was_held: Whether the sampler had to wait for the interpreter lock.
+        lock: How the sampler came by the interpreter lock.
         contended: Whether threads of the process queue for the interpreter lock.
     """
     due = [r for r in recordings if not (r.ended or r.lost) and r.trace and tick % r.trace.stride == 0]
     if not due:
         return
     stacks = read_stacks({recording.thread_id for recording in due})
-    facts = _Tick(time.perf_counter_ns(), lock_was_held, contended)
+    facts = _Tick(time.perf_counter_ns(), lock, contended)
     unclear = []
     for recording in due:
         try:
@@ -86,7 +86,7 @@ def _sample_one(recording: Recording, tick: _Tick, stack: tuple[FlatStack, int] 
         _add(trace, at_ns, None, flat, line, WAITING)
         return None
     share = trace.computing_share(at_ns, cpu_ns)
-    if tick.lock_was_held and stopped_by_force(flat[0], flat[1]):
+    if tick.lock is not Lock.FREE and stopped_by_force(flat[0], flat[1]):
         # Reading the kernel's file lets go of the lock, and getting it back stops the thread once more.
         delay_ns = gauge.new_delay_ns() if share < NEARLY_ALL else 0
         _add(trace, at_ns, Accounts(cpu_ns, delay_ns, queued=tick.contended), flat, line, COMPUTING)
@@ -95,7 +95,7 @@ def _sample_one(recording: Recording, tick: _Tick, stack: tuple[FlatStack, int] 
     is_ready = None if tick.contended else gauge.is_ready()
     accounts = Accounts(cpu_ns, gauge.new_delay_ns())
     if is_ready is not None:
-        sample_class = by_state(lock_was_held=tick.lock_was_held, is_ready=is_ready, computing_share=share)
+        sample_class = by_state(tick.lock, is_ready=is_ready, computing_share=share)
     elif share >= NEARLY_ALL:
         sample_class = COMPUTING
     else:
@@ -108,19 +108,22 @@ def _sample_one(recording: Recording, tick: _Tick, stack: tuple[FlatStack, int] 
 
 
 def _look_again(looks: list[_Look], tick: _Tick) -> None:
+    # Read anew: since the sample was taken the thread could not go on, for want of the lock.
+    start_ns = time.perf_counter_ns()
+    before = [_cpu_ns(look) for look in looks]
     time.sleep(SECOND_LOOK)
-    elapsed_ns = time.perf_counter_ns() - tick.now_ns
-    for look in looks:
-        try:
-            cpu_ns = look.trace.gauge.cpu_ns() or 0
-        except ThreadEndedError:
-            look.recording.lost = Lost.THREAD_ENDED
-            continue
-        advanced_ns = cpu_ns - look.accounts.cpu_ns
-        sample_class = by_second_look(
-            lock_was_held=tick.lock_was_held, advanced_ns=advanced_ns, elapsed_ns=elapsed_ns
-        )
+    elapsed_ns = time.perf_counter_ns() - start_ns
+    for look, cpu_ns in zip(looks, before, strict=True):
+        sample_class = by_second_look(tick.lock, advanced_ns=_cpu_ns(look) - cpu_ns, elapsed_ns=elapsed_ns)
         _add(look.trace, look.at_ns, look.accounts, look.flat, look.line, sample_class)
+
+
+def _cpu_ns(look: _Look) -> int:
+    try:
+        return look.trace.gauge.cpu_ns() or 0
+    except ThreadEndedError:
+        look.recording.lost = Lost.THREAD_ENDED
+        return 0
 
 
 def _add(

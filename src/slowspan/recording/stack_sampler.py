@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from slowspan.fork import call_after_fork
 from slowspan.recording.budget import Budget
+from slowspan.recording.classify import Lock
 from slowspan.recording.gauge import ThreadGauge, voluntary_switches
 from slowspan.recording.recording import Lost
 from slowspan.recording.sampling import give_up_reused_threads, sample
@@ -76,7 +77,7 @@ class StackSampler:
         self._bell.acquire()
         self._stopping = False
         self._tick_number = 0
-        self._lock_was_held = False
+        self._lock = Lock.FREE
         self._cpu_ns = 0
         self._awake_ns = 0
         self._linger_until_ns = 0
@@ -203,13 +204,22 @@ class StackSampler:
                 clock = time.perf_counter_ns()
             else:
                 delay_ns = max(delay_ns, self._budget.stretch(MIN_SLEEP_NS))
-                switches = voluntary_switches()
-                self._bell.acquire(timeout=delay_ns / 1e9)
-                # One for the sleep itself; waiting for the interpreter lock after it makes at least one more.
-                self._lock_was_held = voluntary_switches() - switches > 1
+                self._sleep(delay_ns)
         self._switching.restore()
         for recording in list(self.late):
             self._forget(recording)
+
+    def _sleep(self, delay_ns: float) -> None:
+        switches = voluntary_switches()
+        due = time.perf_counter_ns() + delay_ns
+        self._bell.acquire(timeout=delay_ns / 1e9)
+        # One for the sleep itself; waiting for the interpreter lock after it makes at least one more.
+        if voluntary_switches() - switches <= 1:
+            self._lock = Lock.FREE
+        elif time.perf_counter_ns() - due < sys.getswitchinterval() * 1e9:
+            self._lock = Lock.GIVEN_UP
+        else:
+            self._lock = Lock.HELD
 
     def _park(self) -> None:
         self.parked = True
@@ -231,7 +241,7 @@ class StackSampler:
             sample(
                 self.late,
                 self._tick_number,
-                lock_was_held=self._lock_was_held,
+                lock=self._lock,
                 contended=self._switching.contended,
             )
             interval_ns = self._budget.stretch(self._interval_ns * stride)

@@ -60,8 +60,20 @@ def read_stacks(thread_ids: set[int]) -> dict[int, tuple[FlatStack, int]]:
             frame = frames.get(thread_id)
             if frame is not None:
                 line = frame.f_lineno
-                stacks[thread_id] = (_flatten(frame), line if line is not None else 0)
+                if line is None:
+                    line = line_before(frame.f_code, frame.f_lasti)
+                stacks[thread_id] = (_flatten(frame), line)
     return stacks
+
+
+def line_before(code: CodeType, offset: int) -> int:
+    """Return the last known line before an instruction that the compiler made up and gave no line, as in loops."""
+    line = code.co_firstlineno
+    for start, _, known_line in code.co_lines():
+        if start > offset:
+            break
+        line = known_line or line
+    return line
 
 
 def _flatten(frame: FrameType | None) -> FlatStack:
