@@ -11,10 +11,10 @@ from __future__ import annotations
 import gc
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bench.apps import Client, empty_app, instrumented
-from bench.estimates import median_interval
+from bench.estimates import Interval, bootstrap_interval, percentile
 from bench.figures import Figure, Options
 from bench.processors import default_processor
 from bench.workers import Worker
@@ -22,7 +22,14 @@ from bench.workers import Worker
 REQUESTS = 100
 """In a slice: about 20 ms, short beside the time over which a machine changes its pace."""
 
+QUIET = 0.25
+"""Share of the slices that count as undisturbed. What a request computes is always the same: other processes and
+other virtual machines can only make it look dearer."""
+
 COPIES = ("control", "second control", "slowspan")
+
+Costs = dict[str, float]
+"""CPU time of a request in nanoseconds, by copy."""
 
 
 class Slices:
@@ -38,8 +45,8 @@ class Slices:
         gc.collect()
         gc.freeze()
 
-    def run(self, rounds: int) -> list[dict[str, float]]:
-        """Return the CPU time of a request in nanoseconds by copy, for each round."""
+    def run(self, rounds: int) -> list[Costs]:
+        """Return what a request costs, for each round."""
         rng = random.Random(0)
         results = []
         for _ in range(rounds):
@@ -51,24 +58,27 @@ class Slices:
 def measure(options: Options) -> Iterator[Figure]:
     """Measure what is added to the CPU time of an empty request: in µs and as a share."""
     processes, rounds = (6, 60) if options.quick else (12, 300)
-    results = []
+    results: list[Costs] = []
     for number in range(processes):
         order = list(COPIES[number % 3 :] + COPIES[: number % 3])
         with Worker("bench.fast_request:Slices", order=order) as worker:
             results += worker.call("run", rounds=rounds)
     for unit, target in (("µs", 5.0), ("%", 2.0)):
-        values = {name: [_difference(result[name], result["control"], unit) for result in results] for name in COPIES}
         yield Figure(
             name="fast request: CPU time of its thread",
             unit=unit,
-            value=median_interval(values["slowspan"], options.confidence),
+            value=_added("slowspan", unit, results, options),
             target=target,
-            control=median_interval(values["second control"], options.confidence),
+            control=_added("second control", unit, results, options),
         )
 
 
-def _difference(cost: float, control: float, unit: str) -> float:
-    return (cost - control) / 1000 if unit == "µs" else 100 * (cost / control - 1)
+def _added(name: str, unit: str, results: Sequence[Costs], options: Options) -> Interval:
+    def added(drawn: Sequence[Costs]) -> float:
+        cost, control = (percentile([costs[copy] for costs in drawn], QUIET) for copy in (name, "control"))
+        return (cost - control) / 1000 if unit == "µs" else 100 * (cost / control - 1)
+
+    return bootstrap_interval(results, added, options.confidence)
 
 
 def _cpu_of_slice(client: Client, requests: int) -> float:

@@ -66,9 +66,7 @@ def test_shows_the_slow_pages(start: Callable[[], subprocess.Popen[str]], tmp_pa
     assert processes_started_from(tmp_path) == []
 
 
-def test_says_what_did_not_arrive(
-    start: Callable[[], subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_says_what_did_not_arrive(start: Callable[[], subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without slowspan the demonstration fails and names the attributes that are missing."""
     monkeypatch.setenv("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "slowspan")
     demo = start()

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -35,7 +36,7 @@ from watched import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 GET = {"http.method": "GET", "http.scheme": "http", "http.host": "shop", "http.target": "/orders/7"}
@@ -71,12 +72,25 @@ def test_times_add_up_to_the_requests_own(shop: Watched) -> None:
     assert profile.samples[0].wall_ns > 0
 
 
-def test_computing_and_waiting_are_told_apart(shop: Watched) -> None:
-    """The CPU time of a computing request is near its duration, that of a waiting one near nothing."""
-    shop.request(wait_here, name="waiting")
-    in_thread(lambda: shop.request(lambda: compute_here(0.2), name="computing"))
-    cpu = {profile.span.name: profile.cpu_time_ns / profile.duration_ns for profile in shop.profiles()}
-    assert cpu["waiting"] < 0.2 < cpu["computing"]
+def test_cpu_time_is_the_threads_own(shop: Watched) -> None:
+    """The CPU time is what the request's thread computed: all of it, and none of other threads'."""
+    measured: dict[str, int] = {}
+
+    def measure(name: str, work: Callable[[], None]) -> None:
+        before = time.thread_time_ns()
+        work()
+        measured[name] = time.thread_time_ns() - before
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(compute_here, 0.3)
+        shop.request(lambda: measure("waiting", wait_here), name="waiting")
+        other.result()
+    in_thread(lambda: shop.request(lambda: measure("computing", compute_here), name="computing"))
+    profiles = {profile.span.name: profile for profile in shop.profiles()}
+    for name, cpu_ns in measured.items():
+        assert cpu_ns <= profiles[name].cpu_time_ns <= cpu_ns + 30_000_000
+        assert sum(sample.cpu_ns for sample in profiles[name].samples) <= profiles[name].cpu_time_ns + 1_000_000
+    assert measured["waiting"] < measured["computing"]
 
 
 def test_fast_request_leaves_nothing(shop: Watched) -> None:
@@ -84,6 +98,16 @@ def test_fast_request_leaves_nothing(shop: Watched) -> None:
     shop.request(lambda: None, attributes=GET)
     assert shop.profiles() == []
     assert shop.attributes() == GET
+
+
+def test_threshold_of_nothing_reports_everything() -> None:
+    """With a threshold of 0 even the shortest request has a report."""
+    with watched(threshold=0) as shop:
+        shop.request(lambda: None)
+        profile = shop.profile()
+        assert profile.threshold_ns == 0
+        assert sum(sample.wall_ns for sample in profile.samples) == profile.duration_ns
+        assert shop.attributes()[ID] == profile.id
 
 
 def test_attributes_on_the_span(shop: Watched) -> None:

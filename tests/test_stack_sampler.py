@@ -277,8 +277,12 @@ def test_abandoned_span(sampler: StackSampler) -> None:
     eventually(lambda: samples_of(recording) > 0)
     begin(sampler, watcher, young)
     del young, late
-    gc.collect()
-    eventually(lambda: len(watcher.lost) == 2)
+
+    def is_forgotten() -> bool:
+        gc.collect()
+        return len(watcher.lost) == 2
+
+    eventually(is_forgotten)
     assert sampler.late == sampler.young == {}
 
 

@@ -14,6 +14,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 
 from slowspan import SlowSpanProcessor
+from slowspan.recording import stack_sampler
+from slowspan.recording.profile import BEFORE_FIRST_SAMPLE
 from slowspan.testing import InMemoryNotifier
 from support import eventually
 
@@ -23,12 +25,15 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan, Span
 
     from slowspan import Profile
+    from slowspan.recording.recording import Recording
 
 ID = "slowspan.profile.id"
 URL = "slowspan.profile.url"
-SLOW = 0.15
+SLOW = 0.1
 """Seconds of a request that is slow here, where the threshold is ``THRESHOLD``."""
 THRESHOLD = 0.05
+ENOUGH = 3
+"""Samples in which a function is sure to have been seen."""
 
 
 class WatchingProcessor(SlowSpanProcessor):
@@ -117,15 +122,40 @@ def watched(provider: TracerProvider | None = None, **options: Any) -> Iterator[
 
 
 def wait_here(seconds: float = SLOW) -> None:
-    """Wait without computing."""
+    """Wait without computing, and on a busy machine until the sampler has seen it."""
+    is_seen = _watch_the_sampler()
     time.sleep(seconds)
+    while not is_seen():
+        time.sleep(0.01)
 
 
 def compute_here(seconds: float = SLOW) -> None:
-    """Compute without waiting."""
+    """Compute without waiting, and on a busy machine until the sampler has seen it."""
+    is_seen = _watch_the_sampler()
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    while time.perf_counter() < end or not is_seen():
         sum(range(200))
+
+
+def _watch_the_sampler() -> Callable[[], bool]:
+    """Return a function that tells whether a few samples have come since now, if any are to be expected."""
+    deadline = time.monotonic() + 30
+    counts = {recording: _count(recording) for recording in _recordings_here()}
+
+    def is_seen() -> bool:
+        awaited = [r for r in _recordings_here() if _count(r) < counts.get(r, 0) + ENOUGH]
+        return not awaited or time.monotonic() > deadline
+
+    return is_seen
+
+
+def _recordings_here() -> list[Recording]:
+    sampler, thread_id = stack_sampler.shared, threading.get_ident()
+    return [r for r in [*sampler.young, *sampler.late] if r.thread_id == thread_id and r.lost is None]
+
+
+def _count(recording: Recording) -> int:
+    return recording.trace.sample_count if recording.trace is not None else 0
 
 
 def wait_until_linked(span: Span) -> None:
@@ -134,12 +164,21 @@ def wait_until_linked(span: Span) -> None:
 
 
 def functions(profile: Profile) -> dict[str, float]:
-    """Return the share of the duration that was spent inside each function, callees included."""
-    shares: dict[str, float] = {}
+    """Return the share of the sampled time that was spent inside each function, callees included.
+
+    The time before the first sample is left out, but for its own share of the duration: on a busy machine the first
+    sample can come late.
+    """
+    times: dict[str, int] = {}
     for sample in profile.samples:
         for name in {frame.name for frame, _ in profile.stack_frames(sample.stack)}:
-            shares[name] = shares.get(name, 0.0) + sample.wall_ns / profile.duration_ns
-    return shares
+            times[name] = times.get(name, 0) + sample.wall_ns
+    before = times.pop(BEFORE_FIRST_SAMPLE, 0)
+    sampled = profile.duration_ns - before
+    return {
+        BEFORE_FIRST_SAMPLE: before / profile.duration_ns,
+        **{name: time_ns / sampled for name, time_ns in times.items()},
+    }
 
 
 def in_thread(work: Callable[[], object]) -> None:

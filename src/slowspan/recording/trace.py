@@ -104,7 +104,8 @@ class Trace:
     """
 
     def __init__(self, max_samples: int, cpu_at_start_ns: int | None, gauge: ThreadGauge) -> None:
-        self.lock = threading.Lock()
+        # Reentrant: a collection in the middle of the work here can end the very span, on the same thread.
+        self.lock = threading.RLock()
         self.closed = False
         self.stride = 1
         self.sample_count = 0
