@@ -207,9 +207,7 @@ def test_any_data_is_read_or_refused(name: str, value: object) -> None:
 def test_documentation_is_complete() -> None:
     """The documentation has a row for every setting, with its variable and its true default."""
     document = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text(encoding="utf-8")
-    rows = dict(
-        re.findall(r"^\| `(\w+)` \| `OTEL_PYTHON_SLOWSPAN_\w+` \| ([^|]*) \|", document, re.MULTILINE)
-    )
+    rows = dict(re.findall(r"^\| `(\w+)` \| `OTEL_PYTHON_SLOWSPAN_\w+` \| ([^|]*) \|", document, re.MULTILINE))
     variables = dict(re.findall(r"^\| `(\w+)` \| `(OTEL_PYTHON_SLOWSPAN_\w+)` \|", document, re.MULTILINE))
     assert variables == {name: f"OTEL_PYTHON_SLOWSPAN_{name.upper()}" for name in SETTING_NAMES}
     settings = Settings()

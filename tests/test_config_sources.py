@@ -171,8 +171,7 @@ def test_excluded_urls_of_all_instrumentations(monkeypatch: pytest.MonkeyPatch) 
         ("a.yaml", "threshold: 2\nspan_kinds: [SERVER, CONSUMER]\nthresholds: {/b: 2, /a: 1}\n"),
         (
             "b.YML",
-            "\ufeffslowspan:\n  threshold: 2\n  span_kinds: SERVER, CONSUMER\n"
-            "  thresholds:\n    /b: 2\n    /a: 1\n",
+            "\ufeffslowspan:\n  threshold: 2\n  span_kinds: SERVER, CONSUMER\n  thresholds:\n    /b: 2\n    /a: 1\n",
         ),
         (
             "a.json",
@@ -212,9 +211,7 @@ def test_broken_files_are_one_warning(
     assert "\n" not in record.getMessage()
 
 
-def test_missing_file_is_one_warning(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_missing_file_is_one_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """A file that is not there is one line in the log, and the defaults hold."""
     monkeypatch.setenv(PREFIX + "CONFIG", "/nowhere/slowspan.toml")
     assert load_settings().settings == Settings()
@@ -258,9 +255,7 @@ def test_wrong_and_unknown_in_a_file(use_file: UseFile, caplog: pytest.LogCaptur
     assert all(f"file {path} is ignored" in record.getMessage() for record in caplog.records)
 
 
-def test_declared_settings_never_raise(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_declared_settings_never_raise(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """OpenTelemetry's declarative file goes before the environment; what is wrong in it is a warning."""
     monkeypatch.setenv(PREFIX + "THRESHOLD", "3")
     monkeypatch.setenv(PREFIX + "INTERVAL", "0.03")

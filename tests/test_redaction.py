@@ -85,9 +85,7 @@ def test_hidden_secrets(query: str) -> None:
     assert "hunter2" not in repr(redact_parameters(query, NAMES))
 
 
-@given(
-    name=st.sampled_from(SECRET), secret=secrets, others=st.dictionaries(st.sampled_from(HARMLESS), st.text())
-)
+@given(name=st.sampled_from(SECRET), secret=secrets, others=st.dictionaries(st.sampled_from(HARMLESS), st.text()))
 def test_no_secret_survives(name: str, secret: str, others: dict[str, str]) -> None:
     """No value of a secret name is shown, however it is encoded and whatever stands beside it."""
     for encoded in (quote(secret, safe=""), quote_plus(secret), quote(quote(secret, safe=""), safe="")):
@@ -132,9 +130,7 @@ def test_long_queries_are_cut_and_say_so() -> None:
     assert LEFT_OUT not in redact_parameters("a=1", NAMES)
 
 
-@pytest.mark.parametrize(
-    "piece", ["a", "a=", "%", "%25", "&", "a&", "=", ";", "//", "a:", '"', "//a", "%2525"]
-)
+@pytest.mark.parametrize("piece", ["a", "a=", "%", "%25", "&", "a&", "=", ";", "//", "a:", '"', "//a", "%2525"])
 def test_work_is_bounded(piece: str) -> None:
     """No query takes long, whatever it repeats: a megabyte costs what 4 KB cost."""
     started = time.thread_time()

@@ -99,9 +99,7 @@ def test_urls_and_attributes_must_both_agree() -> None:
     assert not selects(ORDERS, included_urls="carts", included_attributes="tenant=acme")
 
 
-@pytest.mark.parametrize(
-    "attributes", [{"url.scheme": "wss"}, {"http.scheme": "ws"}, {"http.status_code": 101}]
-)
+@pytest.mark.parametrize("attributes", [{"url.scheme": "wss"}, {"http.scheme": "ws"}, {"http.status_code": 101}])
 def test_websockets_are_left_out(attributes: dict[str, Any]) -> None:
     """A websocket's span lasts as long as the connection, which is not a slow request."""
     assert not selects(attributes)

@@ -84,9 +84,7 @@ def test_url_without_login() -> None:
 
 def test_wrong_types_count_as_missing() -> None:
     """An attribute of a wrong type is passed over for the next in the chain."""
-    http = read_http(
-        {"url.path": 7, "http.target": "/b", "http.response.status_code": True, "http.status_code": "404"}
-    )
+    http = read_http({"url.path": 7, "http.target": "/b", "http.response.status_code": True, "http.status_code": "404"})
     assert (http.path, http.status_code) == ("/b", 404)
     assert read_http({"http.status_code": "not found"}).status_code is None
 
@@ -122,9 +120,7 @@ def test_any_attributes(attributes: dict[str, Any]) -> None:
 
 def test_lengths_are_bounded() -> None:
     """A huge URL is cut before anything else is done with it."""
-    http = read_http(
-        {"http.target": "/" + "a" * 100_000 + "?" + "b=1&" * 100_000, "http.url": "http://" + "h" * 10**6}
-    )
+    http = read_http({"http.target": "/" + "a" * 100_000 + "?" + "b=1&" * 100_000, "http.url": "http://" + "h" * 10**6})
     assert len(http.url) < 10_000
     facts = span_facts(make_span({}, name="n" * 100_000), http, Settings())
     assert len(facts.name) <= 200

@@ -81,9 +81,7 @@ def read_http(attributes: Attributes) -> HttpFacts:
         The facts, bounded in length.
     """
     target_path, target_query = _split_target(_text(attributes, _MAX_URL, "http.target"))
-    url_scheme, url_host, url_path, url_query = _split_url(
-        _text(attributes, _MAX_URL, "url.full", "http.url")
-    )
+    url_scheme, url_host, url_path, url_query = _split_url(_text(attributes, _MAX_URL, "url.full", "http.url"))
     route = _text(attributes, _MAX_PATH, "http.route")
     path = _text(attributes, _MAX_PATH, "url.path") or target_path or url_path or route
     query = _text(attributes, MAX_QUERY, "url.query") or target_query or url_query

@@ -23,8 +23,7 @@ class Trigger:
         self.min_threshold_ns = settings.min_threshold_ns
         self._threshold_ns = settings.threshold_ns
         self._thresholds = [
-            (re.compile(pattern), "://" in pattern, seconds_to_ns(seconds))
-            for pattern, seconds in settings.thresholds
+            (re.compile(pattern), "://" in pattern, seconds_to_ns(seconds)) for pattern, seconds in settings.thresholds
         ]
 
     def threshold_ns(self, http: HttpFacts, name: str) -> int:

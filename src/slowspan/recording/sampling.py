@@ -126,9 +126,7 @@ def _cpu_ns(look: _Look) -> int:
         return 0
 
 
-def _add(
-    trace: Trace, at_ns: int, accounts: Accounts | None, flat: FlatStack, line: int, sample_class: int
-) -> None:
+def _add(trace: Trace, at_ns: int, accounts: Accounts | None, flat: FlatStack, line: int, sample_class: int) -> None:
     if sample_class == LEFT:
         return
     with trace.lock:
