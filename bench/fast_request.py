@@ -41,7 +41,7 @@ class Slices:
             processors = [default_processor()] if name == "slowspan" else []
             self._clients[name], _ = instrumented(empty_app(), *processors)
         for client in self._clients.values():
-            _cpu_of_slice(client, 2000)
+            _cpu_of_slice(client, 1000)
         gc.collect()
         gc.freeze()
 
@@ -57,7 +57,7 @@ class Slices:
 
 def measure(options: Options) -> Iterator[Figure]:
     """Measure what is added to the CPU time of an empty request: in µs and as a share."""
-    processes, rounds = (6, 60) if options.quick else (12, 300)
+    processes, rounds = (4, 50) if options.quick else (12, 300)
     results: list[Costs] = []
     for number in range(processes):
         order = list(COPIES[number % 3 :] + COPIES[: number % 3])

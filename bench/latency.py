@@ -192,9 +192,11 @@ def _figures(case: Case, rounds: list[Round], options: Options) -> Iterator[Figu
         target=None if case.long else 1.0,
         control=p99_of("second control"),
     )
-    if case.long:
-        children = [100 * one["slowspan"]["children"] / one["slowspan"]["cpu"] for one in rounds]
-        yield Figure(f"{case.name}: CPU time of rendering children", "%", median_interval(children, options.confidence))
+    for what, label, target in (("own", "slowspan's threads", 2.0), ("children", "rendering children", None)):
+        if case.long or what == "own":
+            shares = [100 * one["slowspan"][what] / one["slowspan"]["cpu"] for one in rounds]
+            value = median_interval(shares, options.confidence)
+            yield Figure(f"{case.name}: CPU time of {label}", "%", value, target)
 
 
 def _relative(one: Slice, control: Slice, what: str) -> float:

@@ -168,31 +168,33 @@ def test_deep_stack_keeps_its_root() -> None:
 
 
 STRESS = """
-import sys, threading, time
+import os, sys, threading, time
 from slowspan.recording.stacks import read_stacks
 
 class Slow:
     def __del__(self):
-        time.sleep(0)  # Lets go of the interpreter lock in the middle of a collection.
+        time.sleep(0.0001)  # Lets go of the interpreter lock in the middle of a collection.
 
 def dive(level):
-    cycle = [Slow()]
+    cycle = [Slow() if level == 0 else None]
     cycle.append(cycle)
     return dive(level - 1) if level else 0
 
 def work():
-    while not stop:
+    while True:
         dive(30)
 
-stop = False
-threads = [threading.Thread(target=work) for _ in range(4)]
+threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
 for thread in threads:
     thread.start()
 sys.setswitchinterval(0.0001)
 end = time.monotonic() + 1.5
-while time.monotonic() < end:
+count = 0
+while time.monotonic() < end or count < 50:
     read_stacks({thread.ident for thread in threads})
-stop = True
+    count += 1
+print(count, flush=True)
+os._exit(0)
 """
 
 
