@@ -34,7 +34,7 @@ def filled_trace(samples: int, depth: int, seconds: float, *, seed: int = 0, max
     stacks = [_stack(outer + random_path(depth // 2, rng)) for _ in range(PLACES)]
     gauge = ThreadGauge(threading.get_native_id())
     gauge.close()
-    trace = Trace(max_samples, 0, gauge)
+    trace = Trace(max_samples, gauge)
     step = int(seconds * 1e9 / samples)
     cpu = 0
     for number in range(1, samples + 1):

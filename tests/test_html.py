@@ -89,7 +89,7 @@ def test_the_page_tells_the_facts_of_the_request() -> None:
         "2026-11-21 19:44:10 UTC",
         "GET /orders/<id> 200 /orders/42",
         "1.42 s threshold 1 s",
-        "computing 1.22 s, 86 % waiting 200 ms, 14 %",
+        "computing 1.22 s, 86 % waiting 180 ms, 13 % not known 20 ms, 1 %",
         "Trace 0af7651916cd43dd8448eb211c80319c",
         "Span b7ad6b7169203331",
         "Profile 5f3a9c0d1e2b4a68",

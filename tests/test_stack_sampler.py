@@ -101,7 +101,6 @@ def begin(sampler: StackSampler, watcher: FakeWatcher, span: FakeSpan) -> Record
         time.time_ns(),
         threading.get_ident(),
         threading.get_native_id(),
-        time.thread_time_ns(),
     )
     sampler.young[recording] = None
     if sampler.parked:
@@ -241,7 +240,7 @@ def test_jitter(sampler: StackSampler) -> None:
     """The sleeps between samples differ, between half and one and a half of the interval."""
     watcher = watch(sampler, interval_ns=20 * MS, start_after_ns=1_000 * MS)
     span = FakeSpan()
-    recording = Recording(watcher, weakref.ref(span), time.time_ns() - 2_000 * MS, 0, 0, None)
+    recording = Recording(watcher, weakref.ref(span), time.time_ns() - 2_000 * MS, 0, 0)
     recording.thread_id, recording.native_id = threading.get_ident(), threading.get_native_id()
     sampler.young[recording] = None
     delays = [sampler._tick() for _ in range(50)]
@@ -321,8 +320,8 @@ def test_reused_thread() -> None:
     """Of two recordings of one thread the earlier one is given up, unless both are of the same trace."""
     watcher = FakeWatcher()
     spans = [FakeSpan(trace_id=1), FakeSpan(trace_id=1), FakeSpan(trace_id=2)]
-    outer, nested, following = (Recording(watcher, weakref.ref(span), 0, 7, 7, None) for span in spans)
-    elsewhere = Recording(watcher, weakref.ref(spans[2]), 0, 8, 8, None)
+    outer, nested, following = (Recording(watcher, weakref.ref(span), 0, 7, 7) for span in spans)
+    elsewhere = Recording(watcher, weakref.ref(spans[2]), 0, 8, 8)
     give_up_reused_threads([outer], [nested, elsewhere])
     assert [r.lost for r in (outer, nested, elsewhere)] == [None, None, None]
     nested.take_end()

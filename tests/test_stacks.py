@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import subprocess
 import sys
 import threading
 import weakref
@@ -165,43 +164,6 @@ def test_deep_stack_keeps_its_root() -> None:
     assert codes(flat)[-1].co_name == "_bootstrap"
     assert codes(flat)[0].co_name == "dive"
     assert line > 0
-
-
-STRESS = """
-import os, sys, threading, time
-from slowspan.recording.stacks import read_stacks
-
-class Slow:
-    def __del__(self):
-        time.sleep(0.0001)  # Lets go of the interpreter lock in the middle of a collection.
-
-def dive(level):
-    cycle = [Slow() if level == 0 else None]
-    cycle.append(cycle)
-    return dive(level - 1) if level else 0
-
-def work():
-    while True:
-        dive(30)
-
-threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
-for thread in threads:
-    thread.start()
-sys.setswitchinterval(0.0001)
-end = time.monotonic() + 1.5
-count = 0
-while time.monotonic() < end or count < 50:
-    read_stacks({thread.ident for thread in threads})
-    count += 1
-print(count, flush=True)
-os._exit(0)
-"""
-
-
-def test_reading_does_not_crash_the_interpreter() -> None:
-    """Reading the stacks of threads that call, return and collect garbage all the time harms nobody."""
-    result = subprocess.run([sys.executable, "-X", "faulthandler", "-c", STRESS], timeout=60, check=False)
-    assert result.returncode == 0
 
 
 # -- The table.

@@ -32,9 +32,9 @@ def stack(*codes: CodeType) -> list[Any]:
     return [part for code in reversed((ROOT_CODE, *codes)) for part in (code, 0)]
 
 
-def make_trace(max_samples: int = 1000, cpu_at_start_ns: int | None = 0) -> Trace:
+def make_trace(max_samples: int = 1000) -> Trace:
     """Return a trace of a thread that there is not: the clocks are the test's."""
-    return Trace(max_samples, cpu_at_start_ns, ThreadGauge(0))
+    return Trace(max_samples, ThreadGauge(0))
 
 
 class Step(NamedTuple):
@@ -67,7 +67,7 @@ class Run:
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
-        self.at_ns = self.cpu_ns = self.counted_cpu_ns = 0
+        self.at_ns = self.cpu_ns = self.counted_cpu_ns = self.first_cpu_ns = 0
 
     def add(self, step: Step, *, has_clock: bool = True) -> None:
         """Add a sample."""
@@ -76,8 +76,10 @@ class Run:
         self.cpu_ns += cpu_ns
         delay_ns = int(step.wall_ns * step.delay_share)
         accounts = Accounts(self.cpu_ns, delay_ns, step.queued) if has_clock else None
-        if has_clock:
+        if has_clock and self.trace.sample_count:
             self.counted_cpu_ns += min(cpu_ns, step.wall_ns)
+        elif has_clock:
+            self.first_cpu_ns = self.cpu_ns
         with self.trace.lock:
             flat = stack(*(CODES[number] for number in step.codes))
             self.trace.add(self.at_ns, accounts, flat, 1, step.sample_class)
@@ -85,21 +87,22 @@ class Run:
 
 def totals(data: TraceData) -> tuple[int, int]:
     """Return the wall and the CPU time of all that is in a trace."""
-    wall = data.before_first[0] + sum(data.wall_ns) + sum(wall for wall, _ in data.unseen.values())
-    cpu = data.before_first[1] + sum(data.cpu_ns) + sum(cpu for _, cpu in data.unseen.values())
+    wall = data.before_first_ns + sum(data.wall_ns) + sum(wall for wall, _ in data.unseen.values())
+    cpu = sum(data.cpu_ns) + sum(cpu for _, cpu in data.unseen.values())
     return wall, cpu
 
 
 @given(STEPS, st.integers(0, 100 * MS), st.floats(0, 1), st.integers(10, 80))
 def test_times_add_up_exactly(steps: list[Step], rest_ns: int, rest_share: float, max_samples: int) -> None:
-    """Wall times add up to the duration and CPU times to what the clock counted, to the nanosecond."""
+    """Wall times add up to the duration, and CPU times to what the clock counted since the first sample, exactly."""
     run = Run(make_trace(max_samples))
     for step in steps:
         run.add(step)
     rest_cpu_ns = int(rest_ns * rest_share)
     run.trace.close(run.at_ns + rest_ns, run.cpu_ns + rest_cpu_ns)
-    assert totals(run.trace.snapshot()) == (run.at_ns + rest_ns, run.counted_cpu_ns + rest_cpu_ns)
-    assert run.trace.cpu_time_ns() == run.cpu_ns + rest_cpu_ns
+    counted_ns = run.counted_cpu_ns + rest_cpu_ns if steps else 0
+    assert totals(run.trace.snapshot()) == (run.at_ns + rest_ns, counted_ns)
+    assert run.trace.cpu_time_ns() == (run.cpu_ns - run.first_cpu_ns + rest_cpu_ns if steps else None)
 
 
 @given(STEPS, st.integers(0, 100 * MS), st.integers(10, 80))
@@ -110,7 +113,7 @@ def test_every_entry_makes_sense(steps: list[Step], rest_ns: int, max_samples: i
         run.add(step)
     run.trace.close(run.at_ns + rest_ns, None)
     data = run.trace.snapshot()
-    entries = [data.before_first, *zip(data.wall_ns, data.cpu_ns, strict=True), *data.unseen.values()]
+    entries = [(data.before_first_ns, 0), *zip(data.wall_ns, data.cpu_ns, strict=True), *data.unseen.values()]
     assert all(0 <= cpu <= wall for wall, cpu in entries)
     assert list(data.at_ns) == sorted(data.at_ns)
     assert all(0 <= at <= run.at_ns for at in data.at_ns)
@@ -119,7 +122,7 @@ def test_every_entry_makes_sense(steps: list[Step], rest_ns: int, max_samples: i
 @given(STEPS, st.integers(0, 100 * MS))
 def test_without_a_cpu_clock(steps: list[Step], rest_ns: int) -> None:
     """Where no CPU clock is known the wall times still add up, and no CPU time is claimed."""
-    run = Run(make_trace(cpu_at_start_ns=None))
+    run = Run(make_trace())
     for step in steps:
         run.add(step, has_clock=False)
     run.trace.close(run.at_ns + rest_ns, None)
@@ -263,7 +266,7 @@ def test_time_before_the_first_sample_is_its_own() -> None:
     trace.add(50 * MS, Accounts(20 * MS, 0), stack(CODES[0]), 1, WAITING)
     trace.close(60 * MS, 20 * MS)
     data = trace.snapshot()
-    assert data.before_first == (50 * MS, 20 * MS)
+    assert data.before_first_ns == 50 * MS
     assert list(data.wall_ns) == [10 * MS]
 
 
@@ -271,7 +274,8 @@ def test_no_sample_at_all() -> None:
     """A request that ended before its first sample is all before it."""
     trace = make_trace()
     trace.close(60 * MS, 20 * MS)
-    assert trace.snapshot().before_first == (60 * MS, 20 * MS)
+    assert trace.snapshot().before_first_ns == 60 * MS
+    assert trace.cpu_time_ns() is None
     assert trace.hottest(5) == []
 
 
@@ -286,7 +290,7 @@ def test_end_before_the_last_sample() -> None:
 
 def test_cpu_clock_that_goes_back() -> None:
     """A CPU clock that goes back, as one of another thread would, makes no negative time."""
-    trace = make_trace(cpu_at_start_ns=500 * MS)
+    trace = make_trace()
     for tick in range(1, 11):
         trace.add(tick * 10 * MS, Accounts((500 - tick) * MS, 0), stack(CODES[0]), 1, WAITING)
     trace.close(110 * MS, 0)

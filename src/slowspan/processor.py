@@ -19,11 +19,12 @@ from slowspan.semconv import read_http
 from slowspan.watcher import SpanWatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, Span
 
+    from slowspan.config import Settings
     from slowspan.config_sources import LoadedSettings
     from slowspan.notifiers.base import Notifier
     from slowspan.recording.finished import Finished
@@ -66,8 +67,8 @@ class SlowSpanProcessor(SpanProcessor):
         return processor
 
     def _set_up(self, loaded: LoadedSettings) -> None:
-        self.settings = loaded.settings
-        self.origins = loaded.origins
+        self.settings: Settings = loaded.settings
+        self.origins: Mapping[str, str] = loaded.origins
         self._counters = Counters()
         self._sampler = stack_sampler.shared
         reason = stack_sampler.unavailable()

@@ -25,7 +25,7 @@ class Selection:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.kinds = frozenset(SpanKind[name] for name in settings.span_kinds)
+        self.kinds: frozenset[SpanKind] = frozenset(SpanKind[name] for name in settings.span_kinds)
         self._excluded_urls = _url_list(settings.excluded_urls)
         self._included_urls = _url_list(settings.included_urls)
         self._excluded_attributes = [_AttributeFilter(text) for text in settings.excluded_attributes]

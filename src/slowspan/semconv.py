@@ -24,7 +24,7 @@ HOT_FRAMES: Final = "slowspan.hot_frames"
 """Array of the lines with most own time: ``62 % orders.py:41 load_orders``."""
 
 CPU_TIME: Final = "slowspan.cpu_time"
-"""Time that the request's thread computed, in seconds."""
+"""Time that the request's thread computed from the first sample on, in seconds."""
 
 SAMPLES: Final = "slowspan.samples"
 """Number of stack readings."""

@@ -20,7 +20,7 @@ class Trigger:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.min_threshold_ns = settings.min_threshold_ns
+        self.min_threshold_ns: int = settings.min_threshold_ns
         self._threshold_ns = settings.threshold_ns
         self._thresholds = [
             (re.compile(pattern), "://" in pattern, seconds_to_ns(seconds)) for pattern, seconds in settings.thresholds

@@ -11,20 +11,22 @@ from _thread import get_ident, get_native_id
 from types import MethodType
 from typing import TYPE_CHECKING
 
+from opentelemetry.sdk.trace import Span
+
 from slowspan import semconv
 from slowspan.counters import Drop
 from slowspan.delivery.naming import report_link, report_name
 from slowspan.fork import call_after_fork
-from slowspan.recording.carriers import called_from_pool, runs_event_loop, thread_that_starts
+from slowspan.recording.carriers import calling_thread, runs_event_loop, thread_that_starts
 from slowspan.recording.finished import Finished
-from slowspan.recording.gauge import HAS_THREAD_CLOCKS, thread_cpu_ns
+from slowspan.recording.gauge import HAS_THREAD_CLOCKS
 from slowspan.recording.recording import Lost, Recording
 from slowspan.report.summary import hot_text
 from slowspan.selection import Selection
 from slowspan.trigger import Trigger
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import Span
+    from opentelemetry.trace import SpanKind
     from pyinstrument.session import Session
 
     from slowspan.config import Settings
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 _END_BELOW = "_end_below_slowspan"
 """Where a span keeps somebody else's stand-in for its ``end``: a recording must not keep the span alive."""
+
+_SDK_END = Span.end
 
 HOT_FRAMES = 5
 """Hot lines on a span: few and short, since the oldest attributes of a full span give way to new ones."""
@@ -58,17 +62,17 @@ class SpanWatcher:
         sampler: StackSampler,
         delivery: Delivery[Finished],
     ) -> None:
-        self.enabled = settings.enabled
-        self.start_after_ns = settings.start_after_ns
-        self.interval_ns = int(settings.interval * 1e9)
-        self.overhead_budget = settings.overhead_budget
-        self.fine_switching = settings.fine_switching
-        self.max_samples = settings.max_samples
-        self.max_recordings = settings.max_recordings
-        self.hung_after_ns = int(settings.hung_after * 1e9)
+        self.enabled: bool = settings.enabled
+        self.start_after_ns: int = settings.start_after_ns
+        self.interval_ns: int = int(settings.interval * 1e9)
+        self.overhead_budget: float = settings.overhead_budget
+        self.fine_switching: bool = settings.fine_switching
+        self.max_samples: int = settings.max_samples
+        self.max_recordings: int = settings.max_recordings
+        self.hung_after_ns: int = int(settings.hung_after * 1e9)
         self._selection = Selection(settings)
         self._trigger = Trigger(settings)
-        self.kinds = tuple(self._selection.kinds)
+        self.kinds: tuple[SpanKind, ...] = tuple(self._selection.kinds)
         self._min_threshold_ns = settings.min_threshold_ns
         self._counters = counters
         self._sampler = sampler
@@ -94,18 +98,25 @@ class SpanWatcher:
     # -- On the request's thread.
 
     def start(self, span: Span) -> None:
-        """Begin to watch a span. Runs in the span's start; takes 2 – 4 µs.
+        """Begin to watch a span. Runs in the span's start, on the path of every request: each line here is counted.
 
         Args:
             span: The span that has just started.
         """
-        below = span.__dict__.get("end")
-        if below is not None:
-            if type(getattr(below, "__func__", None)) is Recording:
-                return  # Watched already: this processor, or another one of ours, was added twice.
-            span.__dict__[_END_BELOW] = below
+        foreign = getattr(span.end, "__func__", None) is not _SDK_END
+        if foreign and type(getattr(span.end, "__func__", None)) is Recording:
+            return  # Watched already: this processor, or another one of ours, was added twice.
         next(self._started)
-        recording = self._make_recording(span)
+        thread = calling_thread
+        start_ns = span.start_time or time.time_ns()
+        recording = Recording(self, weakref.ref(span), start_ns, thread.ident, thread.native_id)
+        if thread.serves_pool:
+            self._find_thread(recording, span)
+        elif runs_event_loop():
+            recording.lost = Lost.EVENT_LOOP
+        if foreign and "end" in span.__dict__:
+            recording.wraps_other = True
+            span.__dict__[_END_BELOW] = span.end
         # The span holds its recording through the bound method; the method keeps the span alive as the original does.
         span.end = MethodType(recording, span)  # type: ignore[method-assign]
         if recording.lost is None:
@@ -115,20 +126,13 @@ class SpanWatcher:
             if self._inline is not None:
                 recording.inline = self._inline.start()
 
-    def _make_recording(self, span: Span) -> Recording:
-        start_ns = span.start_time or time.time_ns()
-        if called_from_pool(4):
-            thread_id = thread_that_starts(span)
-            native_id = next((t.native_id or 0 for t in threading.enumerate() if t.ident == thread_id), 0)
-            cpu_ns = thread_cpu_ns(native_id) if native_id else None
-            recording = Recording(self, weakref.ref(span), start_ns, thread_id, native_id, cpu_ns)
-            if not native_id:
-                recording.lost = Lost.NO_THREAD
-            return recording
-        recording = Recording(self, weakref.ref(span), start_ns, get_ident(), get_native_id(), time.thread_time_ns())
-        if runs_event_loop():
-            recording.lost = Lost.EVENT_LOOP
-        return recording
+    def _find_thread(self, recording: Recording, span: Span) -> None:
+        """Find the request's thread where a pool calls us for it."""
+        recording.thread_id = thread_that_starts(span)
+        native_ids = {thread.ident: thread.native_id for thread in threading.enumerate()}
+        recording.native_id = native_ids.get(recording.thread_id) or 0
+        if not recording.native_id:
+            recording.lost = Lost.NO_THREAD
 
     def _wake_sampler(self, recording: Recording) -> None:
         try:
@@ -155,20 +159,19 @@ class SpanWatcher:
             if first:
                 # First of all: whatever comes now would be profiled as well.
                 session = self._inline.stop(recording.inline) if self._inline and recording.inline else None
-                self._finish(recording, span, end_ns, session)
+                self._sampler.young.pop(recording, None)
+                duration_ns = end_ns - recording.start_ns
+                if duration_ns >= self._min_threshold_ns and recording.selected is not False and self.enabled:
+                    self._finish_late(recording, span, duration_ns, session)
         except Exception as error:  # noqa: BLE001 - anything raised here would become the request's
             self.on_error(error)
         finally:
-            span.__dict__.pop("end", None)
-            original = span.__dict__.pop(_END_BELOW, None) or span.end
-            original(end_ns)
-
-    def _finish(self, recording: Recording, span: Span, end_ns: int, session: Session | None) -> None:
-        self._sampler.young.pop(recording, None)
-        duration_ns = end_ns - recording.start_ns
-        if recording.selected is False or not self.enabled or duration_ns < self._min_threshold_ns:
-            return
-        self._finish_late(recording, span, duration_ns, session)
+            try:  # noqa: SIM105 - contextlib.suppress takes ten times as long, and this is every request's path
+                del span.end
+            except AttributeError:
+                pass  # Ended a second time.
+            original = span.__dict__.pop(_END_BELOW, None) if recording.wraps_other else None
+            (original or span.end)(end_ns)
 
     def _finish_late(self, recording: Recording, span: Span, duration_ns: int, session: Session | None) -> None:
         """Decide on a span that is over the smallest threshold; if it is slow, hand it on."""
@@ -189,7 +192,7 @@ class SpanWatcher:
         if recording.lost is Lost.TOO_MANY:
             self._counters.drop(Drop.TOO_MANY_RECORDINGS)
         self._name(recording, span, http, threshold_ns)
-        finished = self._freeze(recording, span, duration_ns, cpu_ns, session)
+        finished = self._freeze(recording, span, duration_ns, session)
         span.set_attributes(self._attributes(recording, finished))
         self._delivery.submit(finished)
 
@@ -210,16 +213,12 @@ class SpanWatcher:
         recording: Recording,
         span: Span,
         duration_ns: int,
-        cpu_ns: int | None,
         session: Session | None = None,
         *,
         running: bool = False,
     ) -> Finished:
         trace = recording.trace
-        if cpu_ns is not None and recording.cpu_at_start_ns is not None:
-            cpu_time_ns: int | None = cpu_ns - recording.cpu_at_start_ns
-        else:
-            cpu_time_ns = trace.cpu_time_ns() if trace is not None and HAS_THREAD_CLOCKS else None
+        cpu_time_ns = trace.cpu_time_ns() if trace is not None else None
         if cpu_time_ns is not None:
             # An explicit end time can make the span shorter than it was.
             cpu_time_ns = min(cpu_time_ns, duration_ns)
@@ -298,7 +297,7 @@ class SpanWatcher:
             if recording.ended:
                 return
             # Under the lock, so that the final profile, which replaces this one, comes after it.
-            self._delivery.submit(self._freeze(recording, span, age_ns, None, running=True))
+            self._delivery.submit(self._freeze(recording, span, age_ns, running=True))
 
     def on_lost(self, recording: Recording, reason: str) -> None:
         """Count a recording of which the span never ended."""

@@ -27,7 +27,7 @@ class Flush:
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
-        self.succeeded = False
+        self.succeeded: bool = False
         self._finished = threading.Event()
 
     def finish(self, succeeded: bool) -> None:

@@ -17,7 +17,7 @@ class Budget:
 
     def __init__(self, share: float) -> None:
         self.share = share
-        self.mean_cost_ns = 0.0
+        self.mean_cost_ns: float = 0.0
         self._balance_ns = share * WINDOW_NS
         self._at_ns = 0
 

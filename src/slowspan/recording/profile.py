@@ -140,7 +140,7 @@ class Profile:
     duration_ns: int
     threshold_ns: int
     cpu_time_ns: int | None
-    """CPU time of the request's thread; None where it is not known."""
+    """CPU time of the request's thread from the first sample on; None where it is not known."""
     interval_ns: int
     """Mean time between two samples."""
     sample_count: int
@@ -153,6 +153,16 @@ class Profile:
     locations: tuple[Location, ...]
     stacks: tuple[Stack, ...]
     samples: tuple[Sample, ...]
+
+    @property
+    def unknown_ns(self) -> int:
+        """Time of which it is not known whether the thread computed or waited: before the first sample, or unseen."""
+        unknown = (BEFORE_FIRST_SAMPLE, NOT_SAMPLED)
+        return sum(
+            sample.wall_ns - sample.cpu_ns
+            for sample in self.samples
+            if self.frames[self.locations[self.stacks[sample.stack].location].frame].name in unknown
+        )
 
     def stack_locations(self, stack: int) -> list[Location]:
         """Return the locations of a stack, root first.

@@ -79,9 +79,9 @@ class Recording:
         thread_id: The thread of the request, as of ``_thread.get_ident``, or 0 where it is not known.
         native_id: The kernel's id of that thread.
         start_ns: Unix time of the span's start.
-        cpu_at_start_ns: CPU clock of the thread at the start, None where it is not known.
         selected: Whether the filters take the span; None until somebody had to know.
         lost: Why nothing (more) is seen of the request, or None.
+        wraps_other: Whether the span's ``end`` had been replaced by somebody else before.
         trace: What the sampler has seen; None until the request is late.
         inline: The profiler of the inline engine, or None.
         origin_ns: The monotonic clock at the span's start. Set with the trace.
@@ -92,53 +92,25 @@ class Recording:
         name: The report's file name without extension, set with the threshold.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_open",
-        "cpu_at_start_ns",
-        "ended",
-        "hung_ns",
-        "id",
-        "inline",
-        "lost",
-        "name",
-        "native_id",
-        "origin_ns",
-        "owner",
-        "selected",
-        "span",
-        "start_ns",
-        "thread_id",
-        "threshold_ns",
-        "trace",
-    )
-
+    # Defaults of the class: what most requests never change costs them nothing.
+    selected: bool | None = None
+    lost: Lost | None = None
+    trace: Trace | None = None
+    inline: Profiler | None = None
+    threshold_ns: int | None = None
+    ended: bool = False
+    wraps_other: bool = False
+    id: str = ""
+    name: str = ""
     hung_ns: int
-    id: str
-    name: str
     origin_ns: int
 
-    def __init__(
-        self,
-        owner: Watcher,
-        span: weakref.ref[Span],
-        start_ns: int,
-        thread_id: int,
-        native_id: int,
-        cpu_at_start_ns: int | None,
-    ) -> None:
+    def __init__(self, owner: Watcher, span: weakref.ref[Span], start_ns: int, thread_id: int, native_id: int) -> None:
         self.owner = owner
         self.span = span
         self.start_ns = start_ns
         self.thread_id = thread_id
         self.native_id = native_id
-        self.cpu_at_start_ns = cpu_at_start_ns
-        self.selected: bool | None = None
-        self.lost: Lost | None = None
-        self.trace: Trace | None = None
-        self.inline: Profiler | None = None
-        self.threshold_ns: int | None = None
-        self.ended = False
         self._open = True
 
     def take_end(self) -> bool:

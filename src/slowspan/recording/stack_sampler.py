@@ -70,7 +70,7 @@ class StackSampler:
     def _reset(self) -> None:
         self.young: dict[Recording, None] = {}
         self.late: dict[Recording, None] = {}
-        self.parked = True
+        self.parked: bool = True
         self._thread: threading.Thread | None = None
         self._start_lock = threading.Lock()
         self._bell = threading.Lock()
@@ -245,7 +245,8 @@ class StackSampler:
                 contended=self._switching.contended,
             )
             interval_ns = self._budget.stretch(self._interval_ns * stride)
-            return min(interval_ns * (1 - JITTER + 2 * JITTER * random.random()), next_due_ns)
+            interval_ns *= 1 - JITTER + 2 * JITTER * random.random()
+            return min(interval_ns, next_due_ns) if self.young else interval_ns
         self._switching.restore()
         clock = time.perf_counter_ns()
         if self.young:
@@ -283,7 +284,7 @@ class StackSampler:
             if len(self.late) >= owner.max_recordings:
                 recording.lost = Lost.TOO_MANY
             gauge = ThreadGauge(recording.native_id)
-            recording.trace = Trace(owner.max_samples, recording.cpu_at_start_ns, gauge)
+            recording.trace = Trace(owner.max_samples, gauge)
             # Should the span have ended meanwhile, it is forgotten again in this very tick.
             self.late[recording] = None
 
@@ -320,7 +321,7 @@ class StackSampler:
         return stride or 1
 
 
-shared = StackSampler()
+shared: StackSampler = StackSampler()
 """The sampler of this process."""
 
 call_after_fork(shared.reset_after_fork)

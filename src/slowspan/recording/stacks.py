@@ -105,12 +105,13 @@ class StackTable:
 
     def __init__(self, max_nodes: int) -> None:
         self.codes: list[CodeType] = []
-        self.offsets = array("i")
-        self.parents = array("i")
-        self.truncated = 0
+        self.offsets: array[int] = array("i")
+        self.parents: array[int] = array("i")
+        self.truncated: int = 0
         self._max_nodes = max_nodes
         # Keyed by id(code): hashing a code object costs 0.3 µs. ``codes`` keeps it alive, so ids stay unique.
-        self._children: dict[tuple[int, int, int], int] = {}
+        # As one integer, which takes a third of a tuple's memory.
+        self._children: dict[int, int] = {}
         self._last: FlatStack = []
         self._path: list[int] = []
 
@@ -150,7 +151,7 @@ class StackTable:
         return i
 
     def _child(self, parent: int, code: CodeType, offset: int) -> int | None:
-        key = (parent, id(code), offset)
+        key = (parent + 1 << 32 | offset + 1) << 64 | id(code)
         child = self._children.get(key)
         if child is None and len(self.codes) < self._max_nodes:
             child = self._children[key] = len(self.codes)

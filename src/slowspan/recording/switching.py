@@ -28,7 +28,7 @@ class FineSwitching:
 
     def __init__(self) -> None:
         self.allowed = True
-        self.contended = False
+        self.contended: bool = False
         self._original: float | None = None
         self._measured_at_ns = 0
         self._cpu_ns = 0

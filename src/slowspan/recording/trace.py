@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from slowspan.recording.stacks import ROOT, StackTable
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from types import CodeType
 
     from slowspan.recording.gauge import ThreadGauge
@@ -68,8 +69,8 @@ class TraceData(NamedTuple):
     cpu_ns: array[int]
     unseen: dict[int, tuple[int, int]]
     """Computing time without samples: wall and CPU time by the innermost node that the samples around it share."""
-    before_first: tuple[int, int]
-    """Wall and CPU time before the first sample."""
+    before_first_ns: int
+    """Time before the first sample, of which the CPU clock is not known: reading it would cost every request."""
     sample_count: int
 
 
@@ -103,12 +104,12 @@ class Trace:
         gauge: The accounts of the request's thread; the sampler's thread reads and closes it.
     """
 
-    def __init__(self, max_samples: int, cpu_at_start_ns: int | None, gauge: ThreadGauge) -> None:
+    def __init__(self, max_samples: int, gauge: ThreadGauge) -> None:
         # Reentrant: a collection in the middle of the work here can end the very span, on the same thread.
-        self.lock = threading.RLock()
-        self.closed = False
-        self.stride = 1
-        self.sample_count = 0
+        self.lock: AbstractContextManager[bool] = threading.RLock()
+        self.closed: bool = False
+        self.stride: int = 1
+        self.sample_count: int = 0
         self.gauge = gauge
         self._full = max_samples
         self._table = StackTable(max_samples * NODES_PER_SAMPLE)
@@ -119,24 +120,25 @@ class Trace:
         self._classes = array("b")
         self._sample_leaves = array("i")
         self._unseen: dict[int, tuple[int, int]] = {}
-        self._before_first = (0, 0)
+        self._before_first_ns = 0
         self._last_at_ns = 0
-        self._cpu_at_start_ns = self._last_cpu_ns = cpu_at_start_ns
+        self._first_cpu_ns: int | None = None
+        self._last_cpu_ns: int | None = None
         self._was_queued = False
         self._waiting = _Pending()
         self._computing = _Pending()
         # The innermost node that all stacks since the last computing sample share.
         self._anchor = ROOT
         self._leaves: list[tuple[CodeType, int]] = []
-        self._leaf_indexes: dict[tuple[int, int], int] = {}
+        self._leaf_indexes: dict[int, int] = {}
         self._leaf_wall: list[int] = []
         self._hot: list[int] = []
 
     def cpu_time_ns(self) -> int | None:
-        """Return the CPU time of the request's thread up to the last sample or the end, None where not known."""
-        if self._cpu_at_start_ns is None or self._last_cpu_ns is None:
+        """Return the CPU time of the request's thread from the first sample to the last one or the end, if known."""
+        if self._first_cpu_ns is None or self._last_cpu_ns is None:
             return None
-        return self._last_cpu_ns - self._cpu_at_start_ns
+        return self._last_cpu_ns - self._first_cpu_ns
 
     def computing_share(self, at_ns: int, cpu_ns: int) -> float:
         """Return which share of the time since the last sample the thread was computing, 0 to 1."""
@@ -165,7 +167,7 @@ class Trace:
             self._computing.add(active, cpu, wall)
             self._waiting.add(wall - active, 0, wall)
         else:
-            self._before_first = (wall, cpu)
+            self._before_first_ns = wall
             self._anchor = node
         if node != self._anchor:
             self._anchor = self._table.common_ancestor(self._anchor, node)
@@ -189,11 +191,11 @@ class Trace:
             cpu_ns: The thread's CPU clock at the end, None where it is not known.
         """
         self.closed = True
+        if not self._nodes:
+            self._before_first_ns = max(duration_ns, 0)
+            return
         accounts = None if cpu_ns is None else Accounts(cpu_ns)
         wall, active, cpu = self._gap(max(duration_ns, self._last_at_ns), accounts)
-        if not self._nodes:
-            self._before_first = (wall, cpu)
-            return
         self._computing.add(active, cpu, wall)
         self._waiting.add(wall - active, 0, wall)
         self._give_up_computing()
@@ -208,7 +210,7 @@ class Trace:
             self._wall[:],
             self._cpu[:],
             dict(self._unseen),
-            self._before_first,
+            self._before_first_ns,
             self.sample_count,
         )
 
@@ -221,7 +223,10 @@ class Trace:
         """Return the time since the last sample, and the parts in which the thread was active and computed."""
         wall = max(at_ns - self._last_at_ns, 0)
         self._last_at_ns = at_ns
-        if accounts is None or self._last_cpu_ns is None:
+        if accounts is None:
+            return wall, 0, 0
+        if self._last_cpu_ns is None:
+            self._first_cpu_ns = self._last_cpu_ns = accounts.cpu_ns
             return wall, 0, 0
         cpu = min(max(accounts.cpu_ns - self._last_cpu_ns, 0), wall)
         self._last_cpu_ns = accounts.cpu_ns
@@ -238,7 +243,7 @@ class Trace:
     def _leaf(self, flat: FlatStack, line: int) -> int:
         if not flat:
             return -1
-        key = (id(flat[0]), line)
+        key = id(flat[0]) << 32 | line  # One integer takes a third of a tuple's memory.
         leaf = self._leaf_indexes.get(key)
         if leaf is None:
             leaf = self._leaf_indexes[key] = len(self._leaves)

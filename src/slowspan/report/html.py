@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from slowspan.recording.session import interactive_view
 from slowspan.redaction import one_line
-from slowspan.report.summary import format_duration, format_share, hot_lines
+from slowspan.report.summary import format_duration, format_share, hot_lines, time_shares
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -149,17 +149,16 @@ def _time(profile: Profile) -> str:
         f'<p class="figures"><strong>{format_duration(profile.duration_ns)}</strong> '
         f"<span>{verb} {format_duration(profile.threshold_ns)}</span></p>"
     )
-    if profile.cpu_time_ns is None or not profile.duration_ns:
+    shares = time_shares(profile)
+    if not shares:
         return f'<section class="timing">{figures}<p class="legend">CPU time is not known.</p></section>\n'
-    computing = min(profile.cpu_time_ns / profile.duration_ns, 1.0)
-    waiting_ns = max(profile.duration_ns - profile.cpu_time_ns, 0)
-    return (
-        f'<section class="timing">{figures}<div>{_split_bar(computing)}'
-        f'<p class="legend"><span class="computing">computing {format_duration(profile.cpu_time_ns)}, '
-        f"{format_share(computing)}</span>"
-        f"<span>waiting {format_duration(waiting_ns)}, {format_share(1 - computing)}</span></p>"
-        "</div></section>\n"
+    legend = "".join(
+        f'<span class="{share.name.replace(" ", "-")}">{share.name} {format_duration(share.time_ns)}, '
+        f"{format_share(share.share)}</span>"
+        for share in shares
     )
+    bar = _split_bar(shares[0].share)
+    return f'<section class="timing">{figures}<div>{bar}<p class="legend">{legend}</p></div></section>\n'
 
 
 def _split_bar(computing: float) -> str:

@@ -131,7 +131,7 @@ class ChildRenderer:
         raise _UnavailableError(f"the child process ended with status {process.returncode}: {reason}")
 
 
-shared = ChildRenderer()
+shared: ChildRenderer = ChildRenderer()
 """The renderer of this process: whether children can run is a fact of the process, not of one provider."""
 
 

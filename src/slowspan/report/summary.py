@@ -85,6 +85,32 @@ def hot_lines(profile: Profile, limit: int = 5) -> tuple[HotLine, ...]:
     )
 
 
+class TimeShare(NamedTuple):
+    """One kind of a request's time."""
+
+    name: str
+    """``computing``, ``waiting`` or ``not known``."""
+    time_ns: int
+    share: float
+    """Part of the request's duration, 0 to 1."""
+
+
+def time_shares(profile: Profile) -> list[TimeShare]:
+    """Split a request's duration into computing, waiting and what is not known.
+
+    Returns:
+        The kinds that there are; none where no CPU time is known.
+    """
+    if profile.cpu_time_ns is None or not profile.duration_ns:
+        return []
+    unknown_ns = min(profile.unknown_ns, profile.duration_ns)
+    computing_ns = min(profile.cpu_time_ns, profile.duration_ns - unknown_ns)
+    kinds = [("computing", computing_ns), ("waiting", profile.duration_ns - unknown_ns - computing_ns)]
+    if unknown_ns:
+        kinds.append(("not known", unknown_ns))
+    return [TimeShare(name, time_ns, time_ns / profile.duration_ns) for name, time_ns in kinds]
+
+
 def describe(hot_line: HotLine) -> str:
     """Return a hot line in words: ``71 % pricing.py:41 total_for``."""
     return hot_text(hot_line.share, hot_line.file, hot_line.line, hot_line.function)

@@ -7,7 +7,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from slowspan.redaction import one_line
-from slowspan.report.summary import describe, format_duration, format_share, hot_lines, summarize
+from slowspan.report.summary import describe, format_duration, format_share, hot_lines, summarize, time_shares
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,14 +69,10 @@ def _facts(profile: Profile, width: int) -> Iterator[str]:
 
 
 def _split(profile: Profile) -> str:
-    if profile.cpu_time_ns is None or not profile.duration_ns:
-        return format_duration(profile.duration_ns)
-    waiting_ns = max(profile.duration_ns - profile.cpu_time_ns, 0)
-    share = min(profile.cpu_time_ns / profile.duration_ns, 1.0)
-    return (
-        f"computing {format_duration(profile.cpu_time_ns)} ({format_share(share)}), "
-        f"waiting {format_duration(waiting_ns)} ({format_share(1 - share)})"
-    )
+    shares = [
+        f"{share.name} {format_duration(share.time_ns)} ({format_share(share.share)})" for share in time_shares(profile)
+    ]
+    return ", ".join(shares) or format_duration(profile.duration_ns)
 
 
 def _hot_lines(profile: Profile) -> Iterator[str]:
