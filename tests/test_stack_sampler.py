@@ -93,6 +93,11 @@ def watch(sampler: StackSampler, **limits: Any) -> FakeWatcher:
     return watcher
 
 
+def make_recording(watcher: FakeWatcher, span: FakeSpan, start_ns: int) -> Recording:
+    """Make a recording of the calling thread."""
+    return Recording(watcher, weakref.ref(span), start_ns, threading.get_ident(), threading.get_native_id())
+
+
 def begin(sampler: StackSampler, watcher: FakeWatcher, span: FakeSpan) -> Recording:
     """Begin a recording of the calling thread, as a span's start does."""
     recording = Recording(
@@ -110,7 +115,7 @@ def begin(sampler: StackSampler, watcher: FakeWatcher, span: FakeSpan) -> Record
 
 def end(sampler: StackSampler, recording: Recording) -> None:
     """End a recording, as a span's end does."""
-    recording.take_end()
+    recording.ended = True
     sampler.young.pop(recording, None)
 
 
@@ -324,7 +329,7 @@ def test_reused_thread() -> None:
     elsewhere = Recording(watcher, weakref.ref(spans[2]), 0, 8, 8)
     give_up_reused_threads([outer], [nested, elsewhere])
     assert [r.lost for r in (outer, nested, elsewhere)] == [None, None, None]
-    nested.take_end()
+    nested.ended = True
     give_up_reused_threads([outer, nested], [following])
     assert outer.lost is None or outer.lost is Lost.THREAD_REUSED
     give_up_reused_threads([outer], [following])

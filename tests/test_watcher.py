@@ -179,7 +179,7 @@ def test_ended_on_another_thread(shop: Watched) -> None:
     in_thread(span.end)
     profile = shop.profile()
     assert functions(profile)["wait_here"] > 0.4
-    assert "run" not in functions(profile)
+    assert "_bootstrap" not in functions(profile)
     assert profile.process.thread_name == "MainThread"
 
 

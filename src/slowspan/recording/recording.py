@@ -71,9 +71,8 @@ class Watcher(Protocol):
 class Recording:
     """One span that may become slow.
 
-    Bound to its span as a method it stands in for ``span.end`` on that one instance, because the SDK lets nobody
-    write on a span from its end callbacks. Itself it knows the span weakly: a span that is thrown away without an
-    end is not kept alive.
+    Its owner stands in for ``span.end`` on that one instance, because the SDK lets nobody write on a span from its end
+    callbacks. The recording knows the span weakly: a span that is thrown away without an end is not kept alive.
 
     Attributes:
         thread_id: The thread of the request, as of ``_thread.get_ident``, or 0 where it is not known.
@@ -111,17 +110,3 @@ class Recording:
         self.start_ns = start_ns
         self.thread_id = thread_id
         self.native_id = native_id
-        self._open = True
-
-    def take_end(self) -> bool:
-        """Note the end; return True to the first caller only, of however many threads end the span at once."""
-        self.ended = True
-        try:
-            del self._open
-        except AttributeError:
-            return False
-        return True
-
-    def __call__(self, span: Span, end_time: int | None = None) -> None:
-        """End the span: the stand-in for ``span.end``."""
-        self.owner.end(self, span, end_time)
