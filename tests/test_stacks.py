@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from slowspan.recording import stacks
 from slowspan.recording.profile import ROOT
-from slowspan.recording.stacks import MAX_DEPTH, StackTable, read_stacks
+from slowspan.recording.stacks import MAX_DEPTH, StackTable, line_before, read_stacks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,6 +147,25 @@ def test_collector_is_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> No
 def test_guard_is_for_3_11() -> None:
     """The guard is on where the interpreter can crash without it."""
     assert (sys.version_info[:2] == (3, 11)) == stacks._GUARD_COLLECTOR
+
+
+def test_line_of_an_instruction_without_one() -> None:
+    """An instruction to which the compiler gave no line counts to the line before it; all others to their own."""
+
+    def loop(many: list[int]) -> int:
+        total = 0
+        for number in many:
+            if number:
+                total += number
+        return total
+
+    code = loop.__code__
+    last = code.co_firstlineno
+    for start, end, line in code.co_lines():
+        last = line or last
+        for offset in range(start, end, 2):
+            assert line_before(code, offset) == last
+    assert line_before(code, -1) == code.co_firstlineno
 
 
 def test_deep_stack_keeps_its_root() -> None:

@@ -29,6 +29,9 @@ class Selection:
         self._excluded_urls = _url_list(settings.excluded_urls)
         self._included_urls = _url_list(settings.included_urls)
         self._excluded_attributes = [_AttributeFilter(text) for text in settings.excluded_attributes]
+        self._has_filters = any(
+            (settings.excluded_urls, settings.included_urls, settings.excluded_attributes, settings.included_attributes)
+        )
         self._included_attributes = [_AttributeFilter(text) for text in settings.included_attributes]
 
     def selects(self, http: HttpFacts, attributes: Attributes) -> bool:
@@ -47,6 +50,8 @@ class Selection:
         """
         if http.is_websocket:
             return False
+        if not self._has_filters:
+            return True
         return self._selects_url(http.url) and self._selects_attributes(attributes)
 
     def _selects_url(self, url: str) -> bool:

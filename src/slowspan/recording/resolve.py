@@ -143,7 +143,9 @@ def _build_samples(finished: Finished, tables: _Tables, pause: Callable[[], None
         return _fit([Sample(tables.synthetic(ROOT, name), 0, finished.duration_ns, cpu)], finished.duration_ns)
     stacks = _resolve_nodes(data, tables, pause)
     samples = [Sample(tables.synthetic(ROOT, BEFORE_FIRST_SAMPLE), 0, data.before_first_ns, 0)]
-    for row, (node, at, wall, cpu) in enumerate(zip(data.nodes, data.at_ns, data.wall_ns, data.cpu_ns, strict=True)):
+    # A collection can end the span in the midst of a sample, of which then not every column is there.
+    rows = zip(data.nodes, data.at_ns, data.wall_ns, data.cpu_ns, strict=False)
+    for row, (node, at, wall, cpu) in enumerate(rows):
         if wall:
             stack = tables.synthetic(ROOT, NOT_SAMPLED) if node == ROOT else stacks[node]
             samples.append(Sample(stack, at, wall, cpu))

@@ -202,13 +202,15 @@ class Trace:
         self._give_up_waiting()
 
     def snapshot(self) -> TraceData:
-        """Copy what was seen so far. The caller holds ``lock``, or the trace is closed."""
+        """Return what was seen so far; the caller holds ``lock``. A closed trace is not copied: it changes no more."""
+        columns = (self._nodes, self._at, self._wall, self._cpu)
+        nodes, at, wall, cpu = columns if self.closed else (column[:] for column in columns)
         return TraceData(
             self._table,
-            self._nodes[:],
-            self._at[:],
-            self._wall[:],
-            self._cpu[:],
+            nodes,
+            at,
+            wall,
+            cpu,
             dict(self._unseen),
             self._before_first_ns,
             self.sample_count,
