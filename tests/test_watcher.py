@@ -304,7 +304,8 @@ def test_another_wrapper_below_ours() -> None:
         assert calls[1:] == [fast.end_time]
 
 
-def test_another_wrapper_above_ours(shop: Watched) -> None:
+@pytest.mark.parametrize("removes_itself", [False, True])
+def test_another_wrapper_above_ours(shop: Watched, removes_itself: bool) -> None:
     """An ``end`` that somebody else puts on the span after us works, and so does ours below it."""
     calls: list[object] = []
     span = shop.start()
@@ -312,12 +313,15 @@ def test_another_wrapper_above_ours(shop: Watched) -> None:
 
     def end(end_time: int | None = None) -> None:
         calls.append("theirs")
+        if removes_itself:
+            del span.end
         ours(end_time)
 
     span.end = end
     wait_here()
     span.end()
     assert calls == ["theirs"]
+    assert span.end_time is not None
     assert len(shop.exported()) == len(shop.profiles()) == 1
 
 

@@ -155,9 +155,11 @@ class SpanWatcher:
         try:
             del span.end
         except AttributeError:
-            if span.end_time is not None:
-                span.end(end_ns)  # A second time: the SDK says so.
-            return  # Else another thread is ending it at this moment.
+            if recording.ended:
+                if span.end_time is not None:
+                    span.end(end_ns)  # A second time: the SDK says so.
+                return  # Else another thread is ending it at this moment.
+            # Somebody else's stand-in, above ours, has taken itself away and ours with it: the span must end.
         try:
             recording.ended = True
             # First of all: whatever comes now would be profiled as well.

@@ -139,13 +139,16 @@ def give_up_reused_threads(late: Iterable[Recording], young: Iterable[Recording]
 
     A nested request is of the same trace as the one around it; one of another trace came after it.
     """
-    newest: dict[int, Recording] = {}
+    newest: dict[int, tuple[Recording, int]] = {}
     for recording in [*late, *young]:
-        earlier = newest.get(recording.thread_id)
-        newest[recording.thread_id] = recording
+        trace_id = _trace_id(recording)
+        if not trace_id:
+            continue  # It has ended, and its span is gone.
+        earlier, earlier_trace_id = newest.get(recording.thread_id, (None, 0))
+        newest[recording.thread_id] = (recording, trace_id)
         if earlier is None or earlier.ended or earlier.lost is not None:
             continue
-        if _trace_id(earlier) != _trace_id(recording):
+        if earlier_trace_id != trace_id:
             earlier.lost = Lost.THREAD_REUSED
 
 
