@@ -91,6 +91,19 @@ def test_instrument_once(exporter: InMemorySpanExporter) -> None:
     assert SlowSpanInstrumentor().is_instrumented_by_opentelemetry
 
 
+def test_instrument_after_a_shutdown() -> None:
+    """A processor that was shut down with its provider is not handed out again: another provider gets a new one."""
+    first_provider, second_provider = TracerProvider(shutdown_on_exit=False), TracerProvider(shutdown_on_exit=False)
+    first = slowspan.instrument(tracer_provider=first_provider, **QUIET)
+    first_provider.shutdown()
+    second = slowspan.instrument(tracer_provider=second_provider, **QUIET)
+    assert first.closed
+    assert second is not first
+    serve_slowly(second_provider)
+    assert second.status().slow == 1
+    second_provider.shutdown()
+
+
 def test_instrument_a_given_provider() -> None:
     """With a provider given, the global one is not touched."""
     provider = TracerProvider(shutdown_on_exit=False)

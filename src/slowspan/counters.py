@@ -30,8 +30,6 @@ class Drop:
     """More requests were late at once than ``max_recordings``; this one was not sampled."""
     SPAN_ABANDONED = "span_abandoned"
     """A span was never ended; its recording was given up."""
-    FORKED = "forked"
-    """A request was being recorded when the process forked; the child forgot it, the parent has it."""
     QUEUE_FULL = "queue_full"
     """A profile waited for delivery when newer ones filled the queue (``queue_size``)."""
     NO_THREAD = "no_thread"

@@ -92,7 +92,7 @@ def instrument(*, tracer_provider: TracerProvider | None = None, **options: Any)
 
 def _instrument_once(provider: TracerProvider | None, loaded: LoadedSettings) -> SlowSpanProcessor | None:
     instrumentor = SlowSpanInstrumentor()
-    if instrumentor._processor is None:
+    if instrumentor._processor is None or instrumentor._processor.closed:
         instrumentor._processor = _add_processor(provider, loaded)
         instrumentor._is_instrumented_by_opentelemetry = instrumentor._processor is not None
     return instrumentor._processor

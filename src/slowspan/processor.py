@@ -45,6 +45,7 @@ class SlowSpanProcessor(SpanProcessor):
     Attributes:
         settings: The settings in force.
         origins: Where each setting comes from, by its name.
+        closed: Whether it has been shut down; it does nothing more.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -84,7 +85,7 @@ class SlowSpanProcessor(SpanProcessor):
         )
         self._watcher = SpanWatcher(self.settings, self._counters, self._sampler, self._delivery)
         self._kinds = self._watcher.kinds
-        self._closed = False
+        self.closed: bool = False
         self._sampler.watch(self._watcher)
         register(self)
         metrics.register()
@@ -106,9 +107,9 @@ class SlowSpanProcessor(SpanProcessor):
 
     def shutdown(self) -> None:
         """Stop watching and deliver what is waiting, within ``flush_timeout`` seconds."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         self._watcher.enabled = False
         self._sampler.unwatch(self._watcher)
         self._delivery.shutdown(self.settings.flush_timeout)
@@ -129,7 +130,7 @@ class SlowSpanProcessor(SpanProcessor):
 
     def enable(self) -> None:
         """Watch new spans (again). Has no effect after ``shutdown``."""
-        self._watcher.enabled = not self._closed
+        self._watcher.enabled = not self.closed
 
     def disable(self) -> None:
         """Watch no new spans and forget those that are running."""
