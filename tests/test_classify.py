@@ -56,19 +56,21 @@ def test_state(lock: Lock, ready: bool, share: float, expected: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lock", "advanced", "elapsed", "expected"),
+    ("lock", "advanced", "elapsed", "taken", "expected"),
     [
-        (Lock.HELD, 60, 100, COMPUTING),
-        (Lock.HELD, 20, 100, LEFT),
-        (Lock.HELD, 9_000_000, 10_000_000, LEFT),
-        (Lock.FREE, 90, 100, COMPUTING),
-        (Lock.FREE, 60, 100, WAITING),
-        (Lock.FREE, 0, 100, WAITING),
+        (Lock.HELD, 60, 100, True, COMPUTING),
+        (Lock.HELD, 20, 100, False, LEFT),
+        (Lock.HELD, 9_000_000, 10_000_000, True, LEFT),
+        (Lock.FREE, 90, 100, False, COMPUTING),
+        (Lock.FREE, 90, 100, True, WAITING),
+        (Lock.FREE, 60, 100, False, WAITING),
+        (Lock.FREE, 0, 100, False, WAITING),
     ],
 )
-def test_second_look(lock: Lock, advanced: int, elapsed: int, expected: int) -> None:
-    """A thread that goes on computes; one that does not had left or waits; a late look tells nothing."""
-    assert by_second_look(lock, advanced_ns=advanced, elapsed_ns=elapsed) == expected
+def test_second_look(lock: Lock, advanced: int, elapsed: int, taken: bool, expected: int) -> None:
+    """A thread that goes on computes, unless it had only just got what it waited for; a late look tells nothing."""
+    found = by_second_look(lock, advanced_ns=advanced, elapsed_ns=elapsed, lock_was_taken=taken)
+    assert found == expected
 
 
 @linux_only

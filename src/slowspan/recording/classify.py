@@ -95,20 +95,22 @@ def by_state(lock: Lock, *, is_ready: bool, computing_share: float) -> int:
     return LEFT if computing_share >= HARDLY else WAITING
 
 
-def by_second_look(lock: Lock, *, advanced_ns: int, elapsed_ns: int) -> int:
+def by_second_look(lock: Lock, *, advanced_ns: int, elapsed_ns: int, lock_was_taken: bool) -> int:
     """Class the sample of a thread that was ready, by what it did right after.
 
     Args:
         lock: As of the first look.
         advanced_ns: How far the thread's CPU clock went on.
         elapsed_ns: Time between the two looks.
+        lock_was_taken: Whether the sampler had to wait for the lock between the two looks.
 
     Returns:
         ``COMPUTING``, ``WAITING`` or ``LEFT``.
     """
     share = advanced_ns / elapsed_ns
     if lock is Lock.FREE:
-        return COMPUTING if share >= WITHOUT_LOCK else WAITING
+        # Who takes the lock had waited for something outside, and got it while the sampler looked.
+        return COMPUTING if share >= WITHOUT_LOCK and not lock_was_taken else WAITING
     return COMPUTING if share >= AFTER_FORCE and elapsed_ns <= LATEST_LOOK_NS else LEFT
 
 

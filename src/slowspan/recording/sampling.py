@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from slowspan.recording.classify import LEFT, UNCLEAR, Lock, by_second_look, by_state, stopped_by_force
-from slowspan.recording.gauge import ThreadEndedError
+from slowspan.recording.gauge import ThreadEndedError, voluntary_switches
 from slowspan.recording.recording import Lost
 from slowspan.recording.stacks import read_stacks
 from slowspan.recording.trace import COMPUTING, WAITING, Accounts
@@ -111,10 +111,15 @@ def _look_again(looks: list[_Look], tick: _Tick) -> None:
     # Read anew: since the sample was taken the thread could not go on, for want of the lock.
     start_ns = time.perf_counter_ns()
     before = [_cpu_ns(look) for look in looks]
+    switches = voluntary_switches()
     time.sleep(SECOND_LOOK)
+    lock_was_taken = voluntary_switches() - switches > 1
     elapsed_ns = time.perf_counter_ns() - start_ns
     for look, cpu_ns in zip(looks, before, strict=True):
-        sample_class = by_second_look(tick.lock, advanced_ns=_cpu_ns(look) - cpu_ns, elapsed_ns=elapsed_ns)
+        advanced_ns = _cpu_ns(look) - cpu_ns
+        sample_class = by_second_look(
+            tick.lock, advanced_ns=advanced_ns, elapsed_ns=elapsed_ns, lock_was_taken=lock_was_taken
+        )
         _add(look.trace, look.at_ns, look.accounts, look.flat, look.line, sample_class)
 
 
