@@ -48,7 +48,7 @@ def filled_trace(samples: int, depth: int, seconds: float, *, seed: int = 0, max
 
 def give_trace(span: Span, trace: Trace) -> None:
     """Give a filled trace to a running span; do what the sampler does when it is beyond its threshold."""
-    recording = span.end.__func__  # type: ignore[attr-defined]
+    recording = span.end.args[0]  # type: ignore[attr-defined]
     shared.young.pop(recording, None)
     recording.owner.on_late(recording)
     recording.trace = trace
