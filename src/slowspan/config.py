@@ -92,7 +92,7 @@ class Settings:
     interval: float = 0.01
     """Mean seconds between two samples of a request."""
     overhead_budget: float = 0.01
-    """The most that the sampler may use, as a share of one core; it widens the interval to stay below."""
+    """What the sampler may use, as a share of one core, averaged over ten seconds; it widens the interval for that."""
     hung_after: float = 10.0
     """Seconds after which a request that is still running yields a partial report."""
     fine_switching: bool = True

@@ -25,7 +25,7 @@ OTEL_PYTHON_SLOWSPAN_INTERVAL = "OTEL_PYTHON_SLOWSPAN_INTERVAL"
 """Mean seconds between two samples of a request. Default: 0.01."""
 
 OTEL_PYTHON_SLOWSPAN_OVERHEAD_BUDGET = "OTEL_PYTHON_SLOWSPAN_OVERHEAD_BUDGET"
-"""The most that the sampler may use, as a share of one core. Default: 0.01."""
+"""What the sampler may use, as a share of one core, averaged over ten seconds. Default: 0.01."""
 
 OTEL_PYTHON_SLOWSPAN_HUNG_AFTER = "OTEL_PYTHON_SLOWSPAN_HUNG_AFTER"
 """Seconds after which a request that is still running yields a partial report. Default: 10."""

@@ -28,7 +28,7 @@ class Lost(enum.Enum):
 class Watcher(Protocol):
     """The owner of recordings: what it asks of the stack sampler, and what it is told.
 
-    All calls come from the sampler's thread, but for ``end``, which runs where the span is ended.
+    All calls come from the sampler's thread.
     """
 
     start_after_ns: int
@@ -61,10 +61,6 @@ class Watcher(Protocol):
 
     def on_error(self, error: Exception) -> None:
         """Learn of an error of our own."""
-        ...
-
-    def end(self, recording: Recording, span: Span, end_time: int | None) -> None:
-        """Finish a recording and end its span."""
         ...
 
 

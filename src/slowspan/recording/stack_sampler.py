@@ -75,7 +75,6 @@ class StackSampler:
         self._start_lock = threading.Lock()
         self._bell = threading.Lock()
         self._bell.acquire()
-        self._stopping = False
         self._tick_number = 0
         self._lock = Lock.FREE
         self._cpu_ns = 0
