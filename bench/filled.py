@@ -12,7 +12,6 @@ from opentelemetry.sdk.trace import Span
 
 from bench.call_tree import Path, call, random_path
 from slowspan.recording.gauge import ThreadGauge
-from slowspan.recording.stack_sampler import shared
 from slowspan.recording.trace import COMPUTING, WAITING, Accounts, Trace
 
 PLACES = 40
@@ -48,11 +47,11 @@ def filled_trace(samples: int, depth: int, seconds: float, *, seed: int = 0, max
 
 def give_trace(span: Span, trace: Trace) -> None:
     """Give a filled trace to a running span; do what the sampler does when it is beyond its threshold."""
-    recording = span.end.args[0]  # type: ignore[attr-defined]
-    shared.young.pop(recording, None)
-    recording.owner.on_late(recording)
+    watcher = span.end.func.__self__  # type: ignore[attr-defined]
+    # The sampler may have been faster.
+    recording = watcher.on_late(span) or watcher._recordings[span]
     recording.trace = trace
-    recording.owner.on_threshold(recording, time.time_ns() - recording.start_ns)
+    watcher.on_threshold(recording, time.time_ns() - recording.start_ns)
 
 
 def _stack(path: Path) -> list[Any]:

@@ -51,7 +51,7 @@ PARTS: list[tuple[Any, str]] = [
     (sampling, "_sample_one"),
     (gauge.ThreadGauge, "cpu_ns"),
     (gauge.ThreadGauge, "is_ready"),
-    (gauge.ThreadGauge, "delay_ns"),
+    (gauge.ThreadGauge, "new_delay_ns"),
     (sampling, "stopped_by_force"),
     (sampling, "_look_again"),
     (sampling, "_add"),
@@ -161,12 +161,14 @@ class Split:
 
 
 def stop_thread() -> None:
-    """End the sampler's thread but keep its recordings, so that this thread can make its ticks."""
+    """End the sampler's thread but take on its recordings, so that this thread can make its ticks."""
     sampler = stack_sampler.shared
-    recordings = dict.fromkeys(sampler.late)
+    recordings = list(sampler.late)
     sampler.stop()
-    sampler.young.update(recordings)
-    sampler._tick()
+    for recording in recordings:
+        reader = gauge.ThreadGauge(recording.carrier.native_id)
+        recording.trace = trace.Trace(recording.owner.max_samples, reader)
+        sampler.late[recording] = None
 
 
 def measure_ticks(pause: float) -> float:

@@ -8,7 +8,6 @@ import os
 import sys
 import threading
 import time
-import weakref
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import pytest
 
 from slowspan.recording import gauge, stack_sampler
 from slowspan.recording.budget import WINDOW_NS, Budget
+from slowspan.recording.carriers import Carrier, this_thread
 from slowspan.recording.gauge import ThreadEndedError, ThreadGauge, thread_cpu_ns
 from slowspan.recording.recording import Lost, Recording
 from slowspan.recording.sampling import give_up_reused_threads
@@ -34,8 +34,10 @@ MS = 1_000_000
 class FakeSpan(SimpleNamespace):
     """What the sampler asks of a span."""
 
+    __hash__ = object.__hash__
+
     def __init__(self, trace_id: int = 1) -> None:
-        super().__init__(end_time=None, context=SimpleNamespace(trace_id=trace_id))
+        super().__init__(start_time=time.time_ns(), end_time=None, context=SimpleNamespace(trace_id=trace_id))
 
 
 class FakeWatcher:
@@ -49,13 +51,16 @@ class FakeWatcher:
         self.max_samples = 1000
         self.max_recordings = 100
         self.hung_after_ns = 3600 * 1000 * MS
+        self.young: dict[FakeSpan, Carrier] = {}
+        self.recordings: dict[int, Recording] = {}
         self.errors: list[Exception] = []
         self.lost: list[str] = []
         vars(self).update(limits)
 
-    def on_late(self, recording: Recording) -> bool:
+    def on_late(self, span: FakeSpan) -> Recording | None:
         """Take it."""
-        return True
+        del self.young[span]
+        return self.recordings.pop(id(span))
 
     def on_threshold(self, recording: Recording, age_ns: int) -> None:
         """Do nothing."""
@@ -93,30 +98,21 @@ def watch(sampler: StackSampler, **limits: Any) -> FakeWatcher:
     return watcher
 
 
-def make_recording(watcher: FakeWatcher, span: FakeSpan, start_ns: int) -> Recording:
-    """Make a recording of the calling thread."""
-    return Recording(watcher, weakref.ref(span), start_ns, threading.get_ident(), threading.get_native_id())
-
-
 def begin(sampler: StackSampler, watcher: FakeWatcher, span: FakeSpan) -> Recording:
     """Begin a recording of the calling thread, as a span's start does."""
-    recording = Recording(
-        watcher,
-        weakref.ref(span),
-        time.time_ns(),
-        threading.get_ident(),
-        threading.get_native_id(),
-    )
-    sampler.young[recording] = None
+    recording = watcher.recordings[id(span)] = Recording(watcher, span, this_thread())
+    watcher.young[span] = recording.carrier
     if sampler.parked:
         sampler.wake()
     return recording
 
 
-def end(sampler: StackSampler, recording: Recording) -> None:
+def end(recording: Recording) -> None:
     """End a recording, as a span's end does."""
     recording.ended = True
-    sampler.young.pop(recording, None)
+    span = recording.span()
+    if span is not None:
+        recording.owner.young.pop(span, None)
 
 
 def samples_of(recording: Recording) -> int:
@@ -130,7 +126,7 @@ def recorded(sampler: StackSampler, watcher: FakeWatcher) -> Iterator[Recording]
     span = FakeSpan()
     recording = begin(sampler, watcher, span)
     yield recording
-    end(sampler, recording)
+    end(recording)
 
 
 # -- The thread's life.
@@ -154,7 +150,7 @@ def test_parks_and_wakes(sampler: StackSampler, monkeypatch: pytest.MonkeyPatch)
             eventually(lambda recording=recording: samples_of(recording) > 0)
         assert not sampler.parked
         eventually(lambda: sampler.parked)
-        assert sampler.late == sampler.young == {}
+        assert sampler.late == watcher.young == {}
         thread = sampler._thread.native_id
         before = thread_cpu_ns(thread)
         wait_here(0.05)
@@ -181,7 +177,7 @@ def test_stops_from_every_state(sampler: StackSampler, monkeypatch: pytest.Monke
         recording = begin(sampler, watcher, span)
         eventually(lambda: samples_of(recording) > 0)
         if state != "sampling":
-            end(sampler, recording)
+            end(recording)
             eventually(lambda: not sampler.late)
         if state == "parked":
             eventually(lambda: sampler.parked)
@@ -238,20 +234,20 @@ def test_samples_late_recordings_only(sampler: StackSampler) -> None:
     with recorded(sampler, watcher) as recording:
         wait_here(0.05)
         assert recording.trace is None
-        assert recording in sampler.young
+        assert len(watcher.young) == 1
 
 
 def test_jitter(sampler: StackSampler) -> None:
     """The sleeps between samples differ, between half and one and a half of the interval."""
     watcher = watch(sampler, interval_ns=20 * MS, start_after_ns=1_000 * MS)
     span = FakeSpan()
-    recording = Recording(watcher, weakref.ref(span), time.time_ns() - 2_000 * MS, 0, 0)
-    recording.thread_id, recording.native_id = threading.get_ident(), threading.get_native_id()
-    sampler.young[recording] = None
+    span.start_time -= 2_000 * MS
+    recording = watcher.recordings[id(span)] = Recording(watcher, span, this_thread())
+    watcher.young[span] = recording.carrier
     delays = [sampler._tick() for _ in range(50)]
     assert all(10 * MS <= delay <= 30 * MS for delay in delays)
     assert max(delays) - min(delays) > 5 * MS
-    end(sampler, recording)
+    end(recording)
     sampler._tick()
 
 
@@ -270,7 +266,7 @@ def test_dead_thread(sampler: StackSampler) -> None:
     eventually(lambda: recordings[0].lost is Lost.THREAD_ENDED)
     data = recordings[0].trace.snapshot()
     assert "wait_here" not in {code.co_name for code in data.table.codes}
-    end(sampler, recordings[0])
+    end(recordings[0])
 
 
 def test_abandoned_span(sampler: StackSampler) -> None:
@@ -287,7 +283,7 @@ def test_abandoned_span(sampler: StackSampler) -> None:
         return len(watcher.lost) == 2
 
     eventually(is_forgotten)
-    assert sampler.late == sampler.young == {}
+    assert sampler.late == watcher.young == {}
 
 
 def test_span_that_nobody_ends(sampler: StackSampler, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,11 +321,15 @@ def test_reused_thread() -> None:
     """Of two recordings of one thread the earlier one is given up, unless both are of the same trace."""
     watcher = FakeWatcher()
     spans = [FakeSpan(trace_id=1), FakeSpan(trace_id=1), FakeSpan(trace_id=2)]
-    outer, nested, following = (Recording(watcher, weakref.ref(span), 0, 7, 7) for span in spans)
-    elsewhere = Recording(watcher, weakref.ref(spans[2]), 0, 8, 8)
-    give_up_reused_threads([outer], [nested, elsewhere])
-    assert [r.lost for r in (outer, nested, elsewhere)] == [None, None, None]
-    give_up_reused_threads([outer], [following])
+    here, elsewhere = Carrier(7, 7), Carrier(8, 8)
+    outer, nested, following = (Recording(watcher, span, here) for span in spans)
+    give_up_reused_threads([outer], [{spans[1]: here}, {spans[2]: elsewhere}])
+    give_up_reused_threads([outer, nested, Recording(watcher, spans[2], elsewhere)], [])
+    assert [r.lost for r in (outer, nested)] == [None, None]
+    give_up_reused_threads([outer], [{spans[2]: here}])
+    assert outer.lost is Lost.THREAD_REUSED
+    outer.lost = None
+    give_up_reused_threads([outer, following], [])
     assert [r.lost for r in (outer, following)] == [Lost.THREAD_REUSED, None]
 
 
@@ -337,7 +337,7 @@ def test_nested_recording_that_has_ended() -> None:
     """A nested request that has ended, and its span with it, does not pass for another request of the thread."""
     watcher = FakeWatcher()
     spans = [FakeSpan(trace_id=1), FakeSpan(trace_id=1)]
-    outer, nested = (Recording(watcher, weakref.ref(span), 0, 7, 7) for span in spans)
+    outer, nested = (Recording(watcher, span, Carrier(7, 7)) for span in spans)
     nested.ended = True
     give_up_reused_threads([outer, nested], [])
     del spans[1]
@@ -361,7 +361,7 @@ def test_open_files_are_few_and_closed(sampler: StackSampler) -> None:
     eventually(lambda: len(sampler.late) == 300)
     assert open_files() - before <= 2 * gauge.MAX_OPEN
     for recording in recordings[:200]:
-        end(sampler, recording)
+        end(recording)
     eventually(lambda: len(sampler.late) == 100)
     sampler.stop(10)
     assert open_files() == before

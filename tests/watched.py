@@ -15,6 +15,7 @@ from opentelemetry.trace import SpanKind
 
 from slowspan import SlowSpanProcessor
 from slowspan.recording import stack_sampler
+from slowspan.recording.carriers import this_thread
 from slowspan.recording.profile import BEFORE_FIRST_SAMPLE
 from slowspan.testing import InMemoryNotifier
 from support import eventually
@@ -144,14 +145,19 @@ def _watch_the_sampler() -> Callable[[], bool]:
 
     def is_seen() -> bool:
         awaited = [r for r in _recordings_here() if _count(r) < counts.get(r, 0) + ENOUGH]
-        return not awaited or time.monotonic() > deadline
+        return not (awaited or _is_young_here()) or time.monotonic() > deadline
 
     return is_seen
 
 
 def _recordings_here() -> list[Recording]:
-    sampler, thread_id = stack_sampler.shared, threading.get_ident()
-    return [r for r in [*sampler.young, *sampler.late] if r.thread_id == thread_id and r.lost is None]
+    here = this_thread()
+    return [r for r in list(stack_sampler.shared.late) if r.carrier == here and r.lost is None]
+
+
+def _is_young_here() -> bool:
+    sampler, here = stack_sampler.shared, this_thread()
+    return not sampler.parked and any(here in list(watcher.young.values()) for watcher in list(sampler._watchers))
 
 
 def _count(recording: Recording) -> int:

@@ -22,6 +22,7 @@ class Selection:
 
     Attributes:
         kinds: The kinds of span that are requests: the one check for every span.
+        has_filters: Whether anything but the kind and a websocket matters.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -29,7 +30,7 @@ class Selection:
         self._excluded_urls = _url_list(settings.excluded_urls)
         self._included_urls = _url_list(settings.included_urls)
         self._excluded_attributes = [_AttributeFilter(text) for text in settings.excluded_attributes]
-        self._has_filters = any(
+        self.has_filters: bool = any(
             (settings.excluded_urls, settings.included_urls, settings.excluded_attributes, settings.included_attributes)
         )
         self._included_attributes = [_AttributeFilter(text) for text in settings.included_attributes]
@@ -50,7 +51,7 @@ class Selection:
         """
         if http.is_websocket:
             return False
-        if not self._has_filters:
+        if not self.has_filters:
             return True
         return self._selects_url(http.url) and self._selects_attributes(attributes)
 

@@ -39,6 +39,7 @@ _MAX_HOST = 300
 _MAX_PATH = 2048
 _MAX_URL = _MAX_PATH + MAX_QUERY
 
+_STATUS_CODE = ("http.response.status_code", "http.status_code")
 _SWITCHING_PROTOCOLS = 101
 
 
@@ -69,6 +70,11 @@ class HttpFacts(NamedTuple):
         return self.scheme in {"ws", "wss"} or self.status_code == _SWITCHING_PROTOCOLS
 
 
+def is_switched(attributes: Attributes) -> bool:
+    """Return whether the answer was to go on as a websocket: what only the end of a span can tell."""
+    return _whole(attributes, *_STATUS_CODE) == _SWITCHING_PROTOCOLS
+
+
 def read_http(attributes: Attributes) -> HttpFacts:
     """Read the HTTP request from a span's attributes, of the old conventions, the new ones, or both.
 
@@ -95,7 +101,7 @@ def read_http(attributes: Attributes) -> HttpFacts:
         path=path[:_MAX_PATH] or None,
         query=query[:MAX_QUERY] or None,
         route=route or None,
-        status_code=_whole(attributes, "http.response.status_code", "http.status_code"),
+        status_code=_whole(attributes, *_STATUS_CODE),
     )
 
 

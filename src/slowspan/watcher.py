@@ -7,7 +7,6 @@ import os
 import threading
 import time
 import weakref
-from _thread import get_ident, get_native_id
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,34 +14,32 @@ from opentelemetry.sdk.trace import Span
 
 from slowspan import semconv
 from slowspan.counters import Drop
-from slowspan.delivery.naming import report_link, report_name
+from slowspan.delivery.naming import report_name
 from slowspan.fork import call_after_fork
-from slowspan.recording.carriers import calling_thread, runs_event_loop, thread_that_starts
+from slowspan.recording import carriers
+from slowspan.recording.carriers import calling_thread, carrier_that_starts
 from slowspan.recording.finished import Finished
 from slowspan.recording.gauge import HAS_THREAD_CLOCKS
 from slowspan.recording.recording import Lost, Recording
-from slowspan.report.summary import hot_text
 from slowspan.selection import Selection
+from slowspan.span_attributes import link_attributes, profile_attributes
 from slowspan.trigger import Trigger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from opentelemetry.trace import SpanKind
     from pyinstrument.session import Session
 
     from slowspan.config import Settings
     from slowspan.counters import Counters
     from slowspan.delivery.pipeline import Delivery
+    from slowspan.recording.carriers import Carrier
     from slowspan.recording.inline import InlineEngine
     from slowspan.recording.stack_sampler import StackSampler
     from slowspan.semconv import HttpFacts
 
-_END_BELOW = "_end_below_slowspan"
-"""Where a span keeps somebody else's stand-in for its ``end``: a recording must not keep the span alive."""
-
 _SDK_END = Span.end
-
-HOT_FRAMES = 5
-"""Hot lines on a span: few and short, since the oldest attributes of a full span give way to new ones."""
 
 
 class SpanWatcher:
@@ -53,6 +50,7 @@ class SpanWatcher:
     Attributes:
         kinds: The kinds of spans that are watched.
         enabled: Whether new spans are watched.
+        young: Running spans that are not late, oldest first, with the threads that run them.
     """
 
     def __init__(
@@ -72,6 +70,8 @@ class SpanWatcher:
         self.hung_after_ns: int = int(settings.hung_after * 1e9)
         self._selection = Selection(settings)
         self._trigger = Trigger(settings)
+        # Whether what is known only at the end of a request can change what was decided before.
+        self._asks_again = bool(self._selection.has_filters or settings.thresholds)
         self.kinds: tuple[SpanKind, ...] = tuple(self._selection.kinds)
         self._min_threshold_ns = settings.min_threshold_ns
         self._counters = counters
@@ -79,10 +79,17 @@ class SpanWatcher:
         self._delivery = delivery
         self._inline = _make_inline_engine(settings)
         self._settings = settings
-        self._reset_seen()
-        call_after_fork(self._reset_seen)
+        # Below it a span is ended without a second thought. The inline engine has a profiler to stop in any case.
+        self._quick_ns = settings.min_threshold_ns if self._inline is None else -(2**63)
+        # Made once: for each request it would cost as much as all the rest of a stand-in.
+        self._bound_end = self.end
+        self._reset()
+        call_after_fork(self._reset)
 
-    def _reset_seen(self) -> None:
+    def _reset(self) -> None:
+        # A forked child counts its own spans; those that run go on in the parent.
+        self.young: dict[Span, Carrier] = {}
+        self._recordings: weakref.WeakKeyDictionary[Span, Recording] = weakref.WeakKeyDictionary()
         self._started = itertools.count()
         self._started_reads = 0
         self._started_lock = threading.Lock()
@@ -103,87 +110,124 @@ class SpanWatcher:
         Args:
             span: The span that has just started.
         """
-        foreign = getattr(span.end, "__func__", None) is not _SDK_END
-        if foreign and _is_stand_in(span.end):
+        try:
+            is_plain = span.end.__func__ is _SDK_END  # type: ignore[attr-defined]
+        except AttributeError:
+            is_plain = False
+        if is_plain or "end" not in span.__dict__:
+            # Keeps the span alive, as the bound method does in whose place it stands, and costs no call of its own.
+            span.end = partial(self._bound_end, span)  # type: ignore[method-assign]
+        elif _is_stand_in(span.end):
             return  # Watched already: this processor, or another one of ours, was added twice.
+        else:
+            span.end = partial(self._end_above, span.end, span)  # type: ignore[method-assign]
         next(self._started)
-        thread = calling_thread
-        start_ns = span.start_time or time.time_ns()
-        recording = Recording(self, weakref.ref(span), start_ns, thread.ident, thread.native_id)
-        if thread.serves_pool:
-            self._find_thread(recording, span)
-        elif runs_event_loop():
+        carrier = calling_thread.carrier
+        if carrier is None or self._inline is not None or carriers.running_loop() is not None:
+            self._start_recording(span, carrier)
+            return
+        self.young[span] = carrier
+        if self._sampler.parked:
+            self._wake_sampler(span, carrier)
+
+    def _start_recording(self, span: Span, carrier: Carrier | None) -> None:
+        """Record a span from its start: where it needs a recording although it may be fast."""
+        recording = self._record(span, carrier or carrier_that_starts(span))
+        if carrier is not None and carriers.running_loop() is not None:
             recording.lost = Lost.EVENT_LOOP
-        if foreign and "end" in span.__dict__:
-            recording.wraps_other = True
-            span.__dict__[_END_BELOW] = span.end
-        # Keeps the span alive, as the bound method does in whose place it stands, and costs no call of its own.
-        span.end = partial(self.end, recording, span)  # type: ignore[method-assign]
-        if recording.lost is None:
-            self._sampler.young[recording] = None
+        elif not recording.carrier.native_id:
+            recording.lost = Lost.NO_THREAD
+        else:
+            self.young[span] = recording.carrier
             if self._sampler.parked:
-                self._wake_sampler(recording)
+                self._wake_sampler(span, recording.carrier)
             if self._inline is not None:
                 recording.inline = self._inline.start()
 
-    def _find_thread(self, recording: Recording, span: Span) -> None:
-        """Find the request's thread where a pool calls us for it."""
-        recording.thread_id = thread_that_starts(span)
-        native_ids = {thread.ident: thread.native_id for thread in threading.enumerate()}
-        recording.native_id = native_ids.get(recording.thread_id) or 0
-        if not recording.native_id:
-            recording.lost = Lost.NO_THREAD
+    def _record(self, span: Span, carrier: Carrier) -> Recording:
+        recording = self._recordings.get(span)
+        if recording is None:
+            recording = self._recordings[span] = Recording(self, span, carrier)
+        return recording
 
-    def _wake_sampler(self, recording: Recording) -> None:
+    def _wake_sampler(self, span: Span, carrier: Carrier) -> None:
         try:
             self._sampler.wake()
         except RuntimeError:
             # No thread can be started here, for example at the interpreter's end.
-            self._sampler.young.pop(recording, None)
-            recording.lost = Lost.SAMPLER_OFF
+            self.young.pop(span, None)
+            self._record(span, carrier).lost = Lost.SAMPLER_OFF
 
-    def end(self, recording: Recording, span: Span, end_time: int | None = None) -> None:
-        """Finish a recording and end its span. Stands in for ``span.end``.
+    def end(self, span: Span, end_time: int | None = None) -> None:
+        """End a span, and finish its recording if it was slow. Stands in for ``span.end``.
 
         Args:
-            recording: The span's recording.
             span: The span.
             end_time: Unix time in nanoseconds, as of ``Span.end``.
         """
         # Taken first: our own work must not lengthen the span.
         end_ns = time.time_ns() if end_time is None else end_time
+        is_ours = True
         try:
-            del span.end
-        except AttributeError:
-            if recording.ended:
-                if span.end_time is not None:
-                    span.end(end_ns)  # A second time: the SDK says so.
-                return  # Else another thread is ending it at this moment.
-            # Somebody else's stand-in, above ours, has taken itself away and ours with it: the span must end.
-        try:
-            recording.ended = True
-            # First of all: whatever comes now would be profiled as well.
-            session = self._inline.stop(recording.inline) if self._inline and recording.inline else None
-            self._sampler.young.pop(recording, None)
-            duration_ns = end_ns - recording.start_ns
-            if duration_ns >= self._min_threshold_ns and recording.selected is not False and self.enabled:
-                self._finish_late(recording, span, duration_ns, session)
+            carrier = self.young.pop(span, None)
+            if carrier is None or end_ns - (span.start_time or 0) >= self._quick_ns:
+                is_ours = self._finish(span, carrier, end_ns)
         except Exception as error:  # noqa: BLE001 - anything raised here would become the request's
             self.on_error(error)
         finally:
-            original = span.__dict__.pop(_END_BELOW, None) if recording.wraps_other else None
-            (original or span.end)(end_ns)
+            if is_ours:
+                try:
+                    del span.end
+                except AttributeError:
+                    """Somebody else's stand-in, above ours, has taken itself away and ours with it."""
+                span.end(end_ns)
+
+    def _end_above(self, below: Callable[[int], None], span: Span, end_time: int | None = None) -> None:
+        """End a span of which somebody else had replaced the ``end`` before."""
+        end_ns = time.time_ns() if end_time is None else end_time
+        is_ours = True
+        try:
+            is_ours = self._finish(span, self.young.pop(span, None), end_ns)
+        except Exception as error:  # noqa: BLE001 - anything raised here would become the request's
+            self.on_error(error)
+        finally:
+            if is_ours:
+                span.__dict__.pop("end", None)
+                below(end_ns)
+
+    def _finish(self, span: Span, carrier: Carrier | None, end_ns: int) -> bool:
+        """Finish the recording of a span that may be slow.
+
+        Returns:
+            False when another thread is ending the span at this moment.
+        """
+        recording = self._recordings.get(span)
+        if recording is None:
+            if carrier is None:
+                return True  # It has ended before, or was forgotten.
+            recording = self._record(span, carrier)
+        elif recording.ended:
+            return span.end_time is not None  # A second time: the SDK says so.
+        recording.ended = True
+        try:
+            # First of all: whatever comes now would be profiled as well.
+            session = self._inline.stop(recording.inline) if self._inline and recording.inline else None
+            duration_ns = end_ns - recording.start_ns
+            if duration_ns >= self._min_threshold_ns and recording.selected is not False and self.enabled:
+                self._finish_late(recording, span, duration_ns, session)
+        finally:
+            # The application may keep the span.
+            self._recordings.pop(span, None)
+        return True
 
     def _finish_late(self, recording: Recording, span: Span, duration_ns: int, session: Session | None) -> None:
         """Decide on a span that is over the smallest threshold; if it is slow, hand it on."""
-        own_thread = get_ident() == recording.thread_id and get_native_id() == recording.native_id
-        cpu_ns = time.thread_time_ns() if own_thread and recording.lost is not Lost.THREAD_REUSED else None
-        http = semconv.read_http(span.attributes or {})
-        selected = self._selects(recording, http, span)
-        threshold_ns = self._trigger.threshold_ns(http, span.name)
-        trace = recording.trace
-        if not selected or duration_ns < threshold_ns or span.end_time is not None:
+        # Taken first: it is the account of the request, not of what follows here.
+        own_thread = recording.lost is not Lost.THREAD_REUSED and calling_thread.carrier == recording.carrier
+        cpu_ns = time.thread_time_ns() if own_thread else None
+        if span.end_time is not None or not self._is_slow(recording, span, duration_ns):
             return
+        trace = recording.trace
         if trace is not None:
             with trace.lock:
                 # When the thread was lost nothing is known of the time after the last sample.
@@ -192,22 +236,38 @@ class SpanWatcher:
         self._counters.add("slow")
         if recording.lost is Lost.TOO_MANY:
             self._counters.drop(Drop.TOO_MANY_RECORDINGS)
-        self._name(recording, span, http, threshold_ns)
         finished = self._freeze(recording, span, duration_ns, session)
-        span.set_attributes(self._attributes(recording, finished))
+        span.set_attributes(profile_attributes(recording, finished))
         self._delivery.submit(finished)
+
+    def _is_slow(self, recording: Recording, span: Span, duration_ns: int) -> bool:
+        """Tell whether a span that has ended is a slow request, and if it is, link its profile on it."""
+        attributes = span.attributes or {}
+        if recording.threshold_ns is not None and not self._asks_again:
+            # Linked before its end, and nothing that has come since can change that, except for one answer.
+            return duration_ns >= recording.threshold_ns and not semconv.is_switched(attributes)
+        http = semconv.read_http(attributes)
+        if not self._selects(recording, http, span):
+            return False
+        threshold_ns = self._trigger.threshold_ns(http, span.name)
+        if duration_ns < threshold_ns:
+            return False
+        self._link(recording, span, http, threshold_ns)
+        return True
 
     def _selects(self, recording: Recording, http: HttpFacts, span: Span) -> bool:
         # Asked again at the end: the status code, and with some frameworks the route, are known only then.
         recording.selected = recording.selected is not False and self._selection.selects(http, span.attributes or {})
         return recording.selected
 
-    def _name(self, recording: Recording, span: Span, http: HttpFacts, threshold_ns: int) -> None:
+    def _link(self, recording: Recording, span: Span, http: HttpFacts, threshold_ns: int) -> None:
+        """Write on a span where its profile will be."""
         if recording.threshold_ns is None:
             recording.id = os.urandom(8).hex()
             endpoint = semconv.endpoint(http.method, http.route or http.path, span.name)
             recording.name = report_name(recording.start_ns, endpoint, recording.id)
         recording.threshold_ns = threshold_ns
+        span.set_attributes(link_attributes(self._settings, recording))
 
     def _freeze(
         self,
@@ -232,47 +292,31 @@ class SpanWatcher:
             duration_ns=duration_ns,
             threshold_ns=recording.threshold_ns or 0,
             cpu_time_ns=cpu_time_ns,
-            native_id=recording.native_id,
+            native_id=recording.carrier.native_id,
             lost=recording.lost,
             data=trace.snapshot() if trace is not None else None,
             session=session,
         )
 
-    def _attributes(self, recording: Recording, finished: Finished) -> dict[str, str | float | int | list[str]]:
-        attributes: dict[str, str | float | int | list[str]] = self._link_attributes(recording)
-        attributes[semconv.SAMPLES] = finished.sample_count
-        if finished.cpu_time_ns is not None:
-            attributes[semconv.CPU_TIME] = finished.cpu_time_ns / 1e9
-        if recording.trace is not None and finished.duration_ns:
-            attributes[semconv.HOT_FRAMES] = [
-                hot_text(leaf.wall_ns / finished.duration_ns, leaf.code.co_filename, leaf.line, leaf.code.co_name)
-                for leaf in recording.trace.hottest(HOT_FRAMES)
-            ]
-        return attributes
-
-    def _link_attributes(self, recording: Recording) -> dict[str, str | float | int | list[str]]:
-        attributes: dict[str, str | float | int | list[str]] = {
-            semconv.PROFILE_ID: recording.id,
-            semconv.THRESHOLD: (recording.threshold_ns or 0) / 1e9,
-        }
-        url = report_link(self._settings, recording.id, recording.name)
-        if url is not None:
-            attributes[semconv.PROFILE_URL] = url
-        return attributes
-
     # -- On the sampler's thread.
 
-    def on_late(self, recording: Recording) -> bool:
-        """Decide by the filters whether a late request is sampled."""
-        span = recording.span()
-        if span is None or not self.enabled:
-            return False
-        selected = self._selects(recording, semconv.read_http(span.attributes or {}), span)
-        if selected:
-            self._counters.add("recorded")
-            # Here rather than at the end of the request, which would have to wait for it.
-            self._delivery.start()
-        return selected
+    def on_late(self, span: Span) -> Recording | None:
+        """Take a span that has become late from ``young``; return its recording if the filters let it be sampled."""
+        carrier = self.young.get(span)
+        if carrier is None:
+            return None
+        # First here, then away from there: the thread that ends the span finds it in one of the two.
+        recording = self._record(span, carrier)
+        # A span can also be ended past us, by its class's own method.
+        if self.young.pop(span, None) is None or span.end_time is not None:
+            self._recordings.pop(span, None)
+            return None
+        if not self.enabled or not self._selects(recording, semconv.read_http(span.attributes or {}), span):
+            return None
+        self._counters.add("recorded")
+        # Here rather than at the end of the request, which would have to wait for it.
+        self._delivery.start()
+        return recording
 
     def on_threshold(self, recording: Recording, age_ns: int) -> None:
         """Link the profile on the span as soon as the request has crossed its threshold."""
@@ -285,8 +329,7 @@ class SpanWatcher:
         if age_ns >= threshold_ns:
             with trace.lock:
                 if not recording.ended:
-                    self._name(recording, span, http, threshold_ns)
-                    span.set_attributes(self._link_attributes(recording))
+                    self._link(recording, span, http, threshold_ns)
 
     def on_hung(self, recording: Recording, age_ns: int) -> None:
         """Hand on a partial profile of a request that still runs."""
@@ -317,7 +360,7 @@ class SpanWatcher:
 
 
 def _is_stand_in(end: object) -> bool:
-    return isinstance(end, partial) and bool(end.args) and type(end.args[0]) is Recording
+    return isinstance(end, partial) and isinstance(getattr(end.func, "__self__", None), SpanWatcher)
 
 
 def _make_inline_engine(settings: Settings) -> InlineEngine | None:

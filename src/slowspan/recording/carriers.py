@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from _thread import get_ident, get_native_id
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from opentelemetry.sdk.trace import Span
 
@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _START_CODE = Span.start.__code__
+
+
+class Carrier(NamedTuple):
+    """The thread that runs a request."""
+
+    thread_id: int
+    """As of ``_thread.get_ident``, or 0 where it is not known."""
+    native_id: int
+    """The kernel's id, or 0 where it is not known."""
 
 
 def called_from_pool(level: int) -> bool:
@@ -39,14 +48,19 @@ def called_from_pool(level: int) -> bool:
     return False
 
 
-def thread_that_starts(span: Span) -> int:
+def carrier_that_starts(span: Span) -> Carrier:
     """Find the thread that is inside ``span.start()``, waiting for its processors.
 
-    Safe although it reads a foreign frame: that thread cannot go on before this call has returned.
-
     Returns:
-        The thread's identifier, or 0 when no thread is starting this span.
+        The thread; its ids are 0 when no thread is starting this span.
     """
+    thread_id = _thread_that_starts(span)
+    native_ids = {thread.ident: thread.native_id for thread in threading.enumerate()}
+    return Carrier(thread_id, native_ids.get(thread_id) or 0)
+
+
+def _thread_that_starts(span: Span) -> int:
+    # Safe although it reads a foreign frame: that thread cannot go on before this call has returned.
     with all_frames() as frames:
         del frames[get_ident()]
         for thread_id, top in frames.items():
@@ -58,38 +72,44 @@ def thread_that_starts(span: Span) -> int:
     return 0
 
 
+def this_thread() -> Carrier:
+    """Return the calling thread."""
+    return Carrier(get_ident(), get_native_id())
+
+
 class CallingThread(threading.local):
     """What is known of the thread that starts a span; found once per thread, since asking the kernel costs 1 µs.
 
     Attributes:
-        ident: As of ``_thread.get_ident``.
-        native_id: The kernel's id.
-        serves_pool: Whether a pool starts spans here on behalf of other threads.
+        carrier: The thread, or None where a pool starts spans on behalf of other threads.
     """
 
     def __init__(self) -> None:
-        self.serves_pool: bool = called_from_pool(1)
-        self.renew()
+        self.carrier: Carrier | None = None if called_from_pool(1) else this_thread()
 
     def renew(self) -> None:
-        """Read the ids: a forked child's only thread has a new one."""
-        self.ident: int = get_ident()
-        self.native_id: int = get_native_id()
+        """Read the ids anew: a forked child's only thread has a new one."""
+        if self.carrier is not None:
+            self.carrier = this_thread()
 
 
 calling_thread: CallingThread = CallingThread()
 
 call_after_fork(calling_thread.renew)
 
-_running_loop: Callable[[], object] | None = None
+
+def _find_running_loop() -> object:
+    global running_loop
+    # Missing as long as nobody has imported asyncio, or while another thread is importing it.
+    function = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)
+    if function is None:
+        return None
+    running_loop = function
+    return function()
 
 
-def runs_event_loop() -> bool:
-    """Return whether the calling thread is running an asyncio event loop: its stack is then not one request's."""
-    global _running_loop
-    if _running_loop is None:
-        # Missing while another thread is importing asyncio.
-        _running_loop = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)
-        if _running_loop is None:
-            return False
-    return _running_loop() is not None
+running_loop: Callable[[], object] = _find_running_loop
+"""Returns the asyncio event loop that the calling thread runs, or None: its stack is then not one request's.
+
+Replaces itself by asyncio's own function as soon as there is one, so look it up for each call.
+"""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import enum
+import time
+import weakref
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    import weakref
-
     from opentelemetry.sdk.trace import Span
     from pyinstrument import Profiler
 
+    from slowspan.recording.carriers import Carrier
     from slowspan.recording.trace import Trace
 
 
@@ -29,8 +30,13 @@ class Watcher(Protocol):
     """The owner of recordings: what it asks of the stack sampler, and what it is told.
 
     All calls come from the sampler's thread.
+
+    Attributes:
+        young: Running spans that are not late, oldest first, with the threads that run them. Request threads add and
+            remove; ``on_late`` removes. Until then, a span that is thrown away is kept alive.
     """
 
+    young: dict[Span, Carrier]
     start_after_ns: int
     interval_ns: int
     overhead_budget: float
@@ -39,8 +45,8 @@ class Watcher(Protocol):
     max_recordings: int
     hung_after_ns: int
 
-    def on_late(self, recording: Recording) -> bool:
-        """Decide whether a request that has become late is to be sampled."""
+    def on_late(self, span: Span) -> Recording | None:
+        """Take a span that has become late from ``young``; return its recording if it is to be sampled."""
         ...
 
     def on_threshold(self, recording: Recording, age_ns: int) -> None:
@@ -65,18 +71,15 @@ class Watcher(Protocol):
 
 
 class Recording:
-    """One span that may become slow.
-
-    Its owner stands in for ``span.end`` on that one instance, because the SDK lets nobody write on a span from its end
-    callbacks. The recording knows the span weakly: a span that is thrown away without an end is not kept alive.
+    """One span that is late or slow, or that cannot be sampled. A fast request never has one.
 
     Attributes:
-        thread_id: The thread of the request, as of ``_thread.get_ident``, or 0 where it is not known.
-        native_id: The kernel's id of that thread.
+        owner: Who is asked about it, and told.
+        carrier: The thread of the request.
         start_ns: Unix time of the span's start.
+        span: The span, known weakly: one that is thrown away without an end is not kept alive.
         selected: Whether the filters take the span; None until somebody had to know.
         lost: Why nothing (more) is seen of the request, or None.
-        wraps_other: Whether the span's ``end`` had been replaced by somebody else before.
         trace: What the sampler has seen; None until the request is late.
         inline: The profiler of the inline engine, or None.
         origin_ns: The monotonic clock at the span's start. Set with the trace.
@@ -87,22 +90,20 @@ class Recording:
         name: The report's file name without extension, set with the threshold.
     """
 
-    # Defaults of the class: what most requests never change costs them nothing.
     selected: bool | None = None
     lost: Lost | None = None
     trace: Trace | None = None
     inline: Profiler | None = None
     threshold_ns: int | None = None
     ended: bool = False
-    wraps_other: bool = False
     id: str = ""
     name: str = ""
     hung_ns: int
     origin_ns: int
 
-    def __init__(self, owner: Watcher, span: weakref.ref[Span], start_ns: int, thread_id: int, native_id: int) -> None:
+    def __init__(self, owner: Watcher, span: Span, carrier: Carrier) -> None:
         self.owner = owner
-        self.span = span
-        self.start_ns = start_ns
-        self.thread_id = thread_id
-        self.native_id = native_id
+        self.span = weakref.ref(span)
+        self.carrier = carrier
+        # None only for a span that somebody else has made and not started.
+        self.start_ns = span.start_time or time.time_ns()

@@ -12,8 +12,11 @@ from slowspan.recording.stacks import read_stacks
 from slowspan.recording.trace import COMPUTING, WAITING, Accounts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from opentelemetry.sdk.trace import Span
+
+    from slowspan.recording.carriers import Carrier
     from slowspan.recording.recording import Recording
     from slowspan.recording.stacks import FlatStack
     from slowspan.recording.trace import Trace
@@ -57,12 +60,12 @@ def sample(recordings: Iterable[Recording], tick: int, *, lock: Lock, contended:
     due = [r for r in recordings if not (r.ended or r.lost) and r.trace and tick % r.trace.stride == 0]
     if not due:
         return
-    stacks = read_stacks({recording.thread_id for recording in due})
+    stacks = read_stacks({recording.carrier.thread_id for recording in due})
     facts = _Tick(time.perf_counter_ns(), lock, contended)
     unclear = []
     for recording in due:
         try:
-            look = _sample_one(recording, facts, stacks.get(recording.thread_id))
+            look = _sample_one(recording, facts, stacks.get(recording.carrier.thread_id))
         except ThreadEndedError:
             # The identifier of an ended thread is given to the next one; the kernel's id tells them apart.
             recording.lost = Lost.THREAD_ENDED
@@ -139,25 +142,36 @@ def _add(trace: Trace, at_ns: int, accounts: Accounts | None, flat: FlatStack, l
             trace.add(at_ns, accounts, flat, line, sample_class)
 
 
-def give_up_reused_threads(late: Iterable[Recording], young: Iterable[Recording]) -> None:
+def give_up_reused_threads(late: Iterable[Recording], young: Iterable[Mapping[Span, Carrier]]) -> None:
     """Stop reading the thread of a request that was never ended when another request has begun on it.
 
     A nested request is of the same trace as the one around it; one of another trace came after it.
+
+    Args:
+        late: The late recordings, oldest first.
+        young: The spans of each watcher that are younger than those.
     """
-    newest: dict[int, tuple[Recording, int]] = {}
-    for recording in [*late, *young]:
-        trace_id = _trace_id(recording)
-        if not trace_id:
-            continue  # It has ended, and its span is gone.
-        earlier, earlier_trace_id = newest.get(recording.thread_id, (None, 0))
-        newest[recording.thread_id] = (recording, trace_id)
-        if earlier is None or earlier.ended or earlier.lost is not None:
-            continue
-        if earlier_trace_id != trace_id:
+    newest: dict[int, Recording] = {}
+    for recording in late:
+        trace_id = _trace_id(recording.span())
+        if trace_id:  # Else it has ended, and its span is gone.
+            thread_id = recording.carrier.thread_id
+            _give_up(newest.get(thread_id), trace_id)
+            newest[thread_id] = recording
+    for spans in young:
+        for span in list(spans):
+            carrier = spans.get(span)
+            if carrier is not None:
+                _give_up(newest.get(carrier.thread_id), _trace_id(span))
+
+
+def _give_up(earlier: Recording | None, trace_id: int) -> None:
+    if earlier is not None and not earlier.ended and earlier.lost is None:
+        earlier_trace_id = _trace_id(earlier.span())
+        if earlier_trace_id not in {0, trace_id}:
             earlier.lost = Lost.THREAD_REUSED
 
 
-def _trace_id(recording: Recording) -> int:
-    span = recording.span()
+def _trace_id(span: Span | None) -> int:
     context = span.context if span is not None else None
     return context.trace_id if context is not None else 0

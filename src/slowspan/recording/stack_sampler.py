@@ -20,6 +20,8 @@ from slowspan.recording.switching import FineSwitching
 from slowspan.recording.trace import Trace
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import Span
+
     from slowspan.recording.recording import Recording, Watcher
 
 LINGER_NS = 2_000_000_000
@@ -51,10 +53,10 @@ def unavailable() -> str | None:
 class StackSampler:
     """Samples late recordings from one daemon thread.
 
-    A request's thread only puts its recording into ``young`` and takes it out again. Everything else happens here.
+    A request's thread only puts its span into its watcher's ``young`` and takes it out again. Everything else happens
+    here.
 
     Attributes:
-        young: Recordings that are not late, oldest first. Request threads add and remove; this thread removes.
         late: Recordings that are being sampled. Only this thread changes it.
         parked: Whether the thread sleeps without a time limit and must be woken for a new recording.
     """
@@ -68,7 +70,6 @@ class StackSampler:
         self._reset()
 
     def _reset(self) -> None:
-        self.young: dict[Recording, None] = {}
         self.late: dict[Recording, None] = {}
         self.parked: bool = True
         self._thread: threading.Thread | None = None
@@ -99,10 +100,10 @@ class StackSampler:
 
     def forget(self, watcher: Watcher) -> None:
         """Forget a processor's recordings; their spans end as if they had never been watched."""
-        for recording in [*self.young, *self.late]:
+        watcher.young.clear()
+        for recording in list(self.late):
             if recording.owner is watcher:
                 recording.selected = False
-                self.young.pop(recording, None)
 
     def wake(self) -> None:
         """Start the thread, or wake it from its long sleep. Runs on a request's thread.
@@ -145,8 +146,11 @@ class StackSampler:
     def reset_after_fork(self) -> None:
         """Start anew in a forked child, whose threads are gone and whose locks may be held for ever."""
         self._switching.restore()
-        for recording in [*self.young, *self.late]:
-            recording.selected = False  # The request goes on in the parent.
+        # The requests go on in the parent.
+        for watcher in list(self._watchers):
+            watcher.young.clear()
+        for recording in self.late:
+            recording.selected = False
             if recording.trace is not None:
                 recording.trace.gauge.close()
         self._reset()
@@ -223,7 +227,7 @@ class StackSampler:
     def _park(self) -> None:
         self.parked = True
         # A request may have looked at ``parked`` just before.
-        if not self.young:
+        if not self._young_count():
             self._bell.acquire()
         # Without a thread the next span must start one.
         self.parked = self._thread is None
@@ -232,9 +236,10 @@ class StackSampler:
         """Look at everything once; return the nanoseconds to sleep, or None to park."""
         now = time.time_ns()
         next_due_ns = self._collect_late(now)
+        young = self._young_count()
         if self.late:
-            self._switching.update(len(self.young) + len(self.late))
-            give_up_reused_threads(self.late, self.young)
+            self._switching.update(young + len(self.late))
+            give_up_reused_threads(self.late, [watcher.young for watcher in self._watchers])
             stride = self._prune_late(now)
             self._tick_number = (self._tick_number // stride + 1) * stride
             sample(
@@ -245,10 +250,10 @@ class StackSampler:
             )
             interval_ns = self._budget.stretch(self._interval_ns * stride)
             interval_ns *= 1 - JITTER + 2 * JITTER * random.random()
-            return min(interval_ns, next_due_ns) if self.young else interval_ns
+            return min(interval_ns, next_due_ns) if young else interval_ns
         self._switching.restore()
         clock = time.perf_counter_ns()
-        if self.young:
+        if young:
             self._linger_until_ns = clock + LINGER_NS
         elif clock > self._linger_until_ns:
             return None
@@ -256,36 +261,38 @@ class StackSampler:
 
     def _collect_late(self, now: int) -> int:
         """Move recordings that have become late; return the nanoseconds until the next one will be."""
-        one_delay_for_all = len(self._watchers) == 1
         next_due = self._start_after_ns
-        for recording in list(self.young):
-            due = recording.start_ns + recording.owner.start_after_ns - now
-            if due <= 0:
-                self.young.pop(recording, None)
-                self._begin(recording)
-            else:
-                next_due = min(next_due, due)
-                if one_delay_for_all and due <= self._start_after_ns:
-                    break  # Those that follow are younger still. One that starts in the future tells nothing.
+        for watcher in list(self._watchers):
+            for span in list(watcher.young):
+                due = (span.start_time or 0) + watcher.start_after_ns - now
+                if due <= 0:
+                    self._begin(watcher, span)
+                else:
+                    next_due = min(next_due, due)
+                    if due <= watcher.start_after_ns:
+                        break  # Those that follow are younger still. One that starts in the future tells nothing.
         return next_due
 
-    def _begin(self, recording: Recording) -> None:
-        owner = recording.owner
-        span = recording.span()
-        # A span can also be ended past us, by its class's own method.
-        if recording.ended or (span is not None and span.end_time is not None):
+    def _begin(self, owner: Watcher, span: Span) -> None:
+        try:
+            recording = owner.on_late(span)
+        except Exception as error:  # noqa: BLE001 - one owner's failure must not stop the others' sampling
+            owner.young.pop(span, None)
+            owner.on_error(error)
             return
-        if span is None:
-            owner.on_lost(recording, "its span was thrown away without an end")
-        elif owner.on_late(recording):
-            recording.hung_ns = owner.hung_after_ns
-            recording.origin_ns = time.perf_counter_ns() - (time.time_ns() - recording.start_ns)
-            if len(self.late) >= owner.max_recordings:
-                recording.lost = Lost.TOO_MANY
-            gauge = ThreadGauge(recording.native_id)
-            recording.trace = Trace(owner.max_samples, gauge)
-            # Should the span have ended meanwhile, it is forgotten again in this very tick.
-            self.late[recording] = None
+        if recording is None:
+            return
+        recording.hung_ns = owner.hung_after_ns
+        recording.origin_ns = time.perf_counter_ns() - (time.time_ns() - recording.start_ns)
+        if len(self.late) >= owner.max_recordings:
+            recording.lost = Lost.TOO_MANY
+        gauge = ThreadGauge(recording.carrier.native_id)
+        recording.trace = Trace(owner.max_samples, gauge)
+        # Should the span have ended meanwhile, it is forgotten again in this very tick.
+        self.late[recording] = None
+
+    def _young_count(self) -> int:
+        return sum(len(watcher.young) for watcher in list(self._watchers))
 
     def _forget(self, recording: Recording) -> None:
         self.late.pop(recording, None)
@@ -328,4 +335,4 @@ call_after_fork(shared.reset_after_fork)
 
 def live_recordings() -> int:
     """Return the number of spans that are being watched now."""
-    return len(shared.young) + len(shared.late)
+    return shared._young_count() + len(shared.late)

@@ -1,0 +1,54 @@
+"""What is written on a slow span: a few attributes, for the APM that is already there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slowspan import semconv
+from slowspan.delivery.naming import report_link
+from slowspan.report.summary import hot_text
+
+if TYPE_CHECKING:
+    from slowspan.config import Settings
+    from slowspan.recording.finished import Finished
+    from slowspan.recording.recording import Recording
+
+HOT_FRAMES = 5
+"""Hot lines on a span: few and short, since the oldest attributes of a full span give way to new ones."""
+
+SpanAttributes = dict[str, str | float | int | list[str]]
+
+
+def link_attributes(settings: Settings, recording: Recording) -> SpanAttributes:
+    """Return what is known as soon as a request has crossed its threshold.
+
+    Args:
+        settings: For the report's address.
+        recording: A recording with an id.
+    """
+    attributes: SpanAttributes = {
+        semconv.PROFILE_ID: recording.id,
+        semconv.THRESHOLD: (recording.threshold_ns or 0) / 1e9,
+    }
+    url = report_link(settings, recording.id, recording.name)
+    if url is not None:
+        attributes[semconv.PROFILE_URL] = url
+    return attributes
+
+
+def profile_attributes(recording: Recording, finished: Finished) -> SpanAttributes:
+    """Return what a profile says in short. Runs on the request's thread, at its end.
+
+    Args:
+        recording: The recording, closed.
+        finished: What is left of it.
+    """
+    attributes: SpanAttributes = {semconv.SAMPLES: finished.sample_count}
+    if finished.cpu_time_ns is not None:
+        attributes[semconv.CPU_TIME] = finished.cpu_time_ns / 1e9
+    if recording.trace is not None and finished.duration_ns:
+        attributes[semconv.HOT_FRAMES] = [
+            hot_text(leaf.wall_ns / finished.duration_ns, leaf.code.co_filename, leaf.line, leaf.code.co_name)
+            for leaf in recording.trace.hottest(HOT_FRAMES)
+        ]
+    return attributes
