@@ -7,6 +7,14 @@ A new notifier is one file (or one function) and one entry point in the group ``
 
 The entry point names a class, or a plain function that takes the report. A class is made with its
 ``from_settings(settings)`` where it has one, else without arguments.
+
+What a notifier may have besides the methods of the protocol:
+
+- ``receives = "reports"``: it gets every report that is kept. Without it, it gets alerts: each slow endpoint once per
+  window, with ``report.alert`` set, retried when it raises, and kept for later when it cannot be reached.
+- ``notify_digest(digest)``: tell what the limit on alerts per hour has held back. Without it, it is not told.
+- ``check()``: reach the other side without telling anybody anything, for ``slowspan check``; return one line on what was
+  found (``posts to town-square of acme as @slowspan``), or raise :class:`DeliveryError` with what to do.
 """
 
 from __future__ import annotations
@@ -15,6 +23,23 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from slowspan.report.report import Report
+
+
+class DeliveryError(Exception):
+    """A notifier could not deliver, and knows whether trying again makes sense. The message must hold no secret.
+
+    Any other exception counts as worth another try.
+
+    Args:
+        message: What went wrong and what to do, in one line.
+        retry: Whether trying again can help; false for a wrong token, an unknown channel, a report that is too large.
+        retry_after: Seconds to wait before the next try, when the other side has said so.
+    """
+
+    def __init__(self, message: str, *, retry: bool = True, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry = retry
+        self.retry_after = retry_after
 
 
 @runtime_checkable

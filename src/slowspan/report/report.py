@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from slowspan.recording.profile import Profile
+    from slowspan.report.alert import Alert
     from slowspan.report.summary import HotLine
 
 
@@ -26,6 +27,7 @@ class Report:
         summary: One line for logs and messages, without line breaks.
         url: Where the report can be read, or None.
         trace_url: Where the trace can be read, or None.
+        alert: Why it is told now; None for notifiers that get every report.
     """
 
     def __init__(
@@ -36,12 +38,14 @@ class Report:
         compress: Callable[[Profile], bytes],
         url: str | None = None,
         trace_url: str | None = None,
+        alert: Alert | None = None,
     ) -> None:
         self.profile = profile
         self.hot_lines: tuple[HotLine, ...] = hot_lines(profile)
         self.summary: str = summarize(profile, self.hot_lines)
         self.url = url
         self.trace_url = trace_url
+        self.alert = alert
         self._render_html = render_html
         self._compress = compress
         self._lock = threading.Lock()
