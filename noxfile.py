@@ -28,8 +28,9 @@ def install(session: nox.Session, group: str, *constraints: str) -> None:
 def lowest_versions() -> list[str]:
     """Return the lowest version that pyproject.toml allows of each dependency, as requirements."""
     project = PYPROJECT["project"]
-    requirements = [*project["dependencies"], *project["optional-dependencies"]["flask"]]
-    return [re.sub(r">=([^,;]+)(,[^;]+)?", r"==\1", requirement) for requirement in requirements]
+    requirements = set(project["dependencies"]).union(*project["optional-dependencies"].values())
+    of_others = sorted(requirement for requirement in requirements if not requirement.startswith("slowspan"))
+    return [re.sub(r">=([^,;]+)(,[^;]+)?", r"==\1", requirement) for requirement in of_others]
 
 
 @nox.session

@@ -30,6 +30,7 @@ BENCHMARKS = {
     "end": "end_of_request",
     "latency": "latency",
     "reports": "report_writing",
+    "channels": "channels",
     "memory": "memory",
     "truth": "truth",
 }

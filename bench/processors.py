@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from bench.figures import HANDICAP_VARIABLE
@@ -44,14 +45,22 @@ def default_processor(**options: Any) -> SlowSpanProcessor:
     return (_HandicappedDefault if os.environ.get(HANDICAP_VARIABLE) else SlowSpanProcessor)(**options)
 
 
-def silent_processor(**options: Any) -> SlowSpanProcessor:
-    """Make a processor of which the reports reach nobody: they are resolved, but neither written nor rendered."""
+def silent_processor(also: Sequence[str] = (), **options: Any) -> SlowSpanProcessor:
+    """Make a processor of which the reports reach nobody: they are resolved, but neither written nor rendered.
+
+    Args:
+        also: Names of notifiers that get them as well.
+        **options: Settings.
+    """
     kind = _HandicappedSilent if os.environ.get(HANDICAP_VARIABLE) else SlowSpanProcessor
-    return kind(notifiers=[_tell_nobody], **options)
+    return kind(notifiers=[_tell_nobody, *also], **options)
 
 
 def _tell_nobody(report: Report) -> None:
     pass
+
+
+_tell_nobody.receives = "reports"  # type: ignore[attr-defined]
 
 
 def _burn(seconds: float) -> None:

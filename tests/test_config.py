@@ -6,6 +6,7 @@ import dataclasses
 import pickle
 import re
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from opentelemetry.trace import SpanKind
 
 from slowspan.config import SETTING_NAMES, ConfigError, Settings, default_report_dir, read_setting
+from slowspan.config_secrets import FILE_NAMES, SECRET_NAMES, shown
 from slowspan.redaction import DEFAULT_REDACTED_PARAMETERS
 
 PLAIN_DATA = st.recursive(
@@ -72,6 +74,24 @@ def test_settings_are_frozen_and_hashable() -> None:
         ("report_url", "https://r.example/{file}", "https://r.example/{file}"),
         ("report_dir", "~/reports", Path.home() / "reports"),
         ("report_dir", Path("reports"), Path.cwd() / "reports"),
+        ("alert_window", " 10D ", 864_000.0),
+        ("alert_window", "1.5 h", 5400.0),
+        ("alert_window", "600", 600.0),
+        ("alert_key", "", ()),
+        ("alert_key", "endpoint", ()),
+        ("alert_key", "endpoint, hot_line", ("hot_line",)),
+        ("alert_key", "?page, ?Size, ?page, HOT_LINE", ("?page", "?Size", "hot_line")),
+        ("alert_key", ["?a,b"], ("?a,b",)),
+        ("alert_store", " redis+sentinel://:key@a:1,b:2/main ", "redis+sentinel://:key@a:1,b:2/main"),
+        ("alert_store", "memory://", "memory://"),
+        (
+            "apprise_urls",
+            "slack://a/b, json://h?to=a@b,c@d\nmailto://x,",
+            ("slack://a/b", "json://h?to=a@b,c@d", "mailto://x"),
+        ),
+        ("apprise_urls", ["json://h?next=,http://x", "json://h?next=,http://x"], ("json://h?next=,http://x",)),
+        ("apprise_urls", "", ()),
+        ("webhook_url", "https://user:key@h.example/x/?y=1", "https://user:key@h.example/x/?y=1"),
     ],
 )
 def test_normal_forms(name: str, given_value: object, normal: object) -> None:
@@ -128,6 +148,35 @@ def test_normal_forms(name: str, given_value: object, normal: object) -> None:
         ("max_samples", 1),
         ("queue_size", 0),
         ("flush_timeout", -1),
+        ("alert_window", "30s"),
+        ("alert_window", "3651d"),
+        ("alert_window", "d"),
+        ("alert_window", "nan"),
+        ("alert_window", "2 weeks"),
+        ("alert_key", "parameter"),
+        ("alert_key", "?"),
+        ("alert_key", "?" + "x" * 65),
+        ("alert_key", [1]),
+        ("alert_key", {"parameters": 1}),
+        ("realert_ratio", 0.5),
+        ("alerts_per_hour", 0),
+        ("alerts_per_hour", 10_001),
+        ("reports_per_hour", 1.5),
+        ("notify_timeout", 0),
+        ("notify_timeout", "soon"),
+        ("mattermost_url", "chat.example"),
+        ("mattermost_url", "ftp://chat.example"),
+        ("mattermost_url", "https:///api"),
+        ("mattermost_url", "https://chat.example:port"),
+        ("mattermost_url", "https://[::1"),
+        ("mattermost_url", "https://chat.example/?x=1"),
+        ("mattermost_url", "https://chat.example/#x"),
+        ("mattermost_channel", "Town Square"),
+        ("mattermost_channel", "shop/"),
+        ("mattermost_channel", "shop/channels/town-square"),
+        ("mattermost_login", "a b"),
+        ("mattermost_ca_file", ""),
+        ("mattermost_threads", "maybe"),
     ],
 )
 def test_wrong_values_are_refused(name: str, value: object) -> None:
@@ -164,6 +213,149 @@ def test_errors_survive_pickling() -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert str(copy) == str(error)
     assert copy.related == ("interval",)
+
+
+MATTERMOST = {"mattermost_url": "https://chat.example/sub/", "mattermost_channel": "shop/town-square"}
+TOKEN = {"mattermost_token": "k" * 26}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {**MATTERMOST, **TOKEN},
+        {
+            **MATTERMOST,
+            **TOKEN,
+            "mattermost_channel": "abcdefghijklmnopqrstuvwxy1",
+            "mattermost_proxy": "http://u:p@x:1",
+        },
+        {
+            **MATTERMOST,
+            "mattermost_login": "bot@shop.example",
+            "mattermost_password": " p w ",
+            "mattermost_ca_file": "/ca",
+        },
+    ],
+)
+def test_whole_mattermost_settings(values: dict[str, str]) -> None:
+    """A server with a channel and one way to log in is enough, and switches the channel on."""
+    settings = make(**values)
+    assert settings.mattermost_url == "https://chat.example/sub"
+    assert settings.mattermost_password == values.get("mattermost_password")
+    assert settings.notifiers == ("file", "log", "mattermost")
+
+
+@pytest.mark.parametrize(
+    ("values", "setting", "part"),
+    [
+        ({**TOKEN, "mattermost_url": "https://chat.example"}, "mattermost_url", "mattermost_channel"),
+        (MATTERMOST, "mattermost_url", "mattermost_token, or mattermost_login and mattermost_password"),
+        ({**MATTERMOST, "mattermost_login": "bot"}, "mattermost_url", "mattermost_password"),
+        ({**MATTERMOST, "mattermost_password": "pw"}, "mattermost_url", "mattermost_login"),
+        ({**MATTERMOST, **TOKEN, "mattermost_login": "bot"}, "mattermost_token", "mattermost_login"),
+        ({**MATTERMOST, **TOKEN, "mattermost_password": "pw"}, "mattermost_token", "mattermost_password"),
+        (TOKEN, "mattermost_token", "mattermost_url"),
+        ({"mattermost_channel": "shop/town-square"}, "mattermost_channel", "mattermost_url"),
+        ({"mattermost_ca_file": "/ca.pem"}, "mattermost_ca_file", "mattermost_url"),
+        ({"mattermost_proxy": "http://proxy.example"}, "mattermost_proxy", "mattermost_url"),
+        ({"webhook_secret": "pw"}, "webhook_secret", "webhook_url"),
+    ],
+)
+def test_incomplete_channels_are_refused(values: dict[str, str], setting: str, part: str) -> None:
+    """A channel that could never deliver is an error that names what is missing, or what is too much."""
+    with pytest.raises(ConfigError) as caught:
+        make(**values)
+    assert caught.value.setting == setting
+    assert part in str(caught.value)
+
+
+def test_configured_channels_are_on() -> None:
+    """Unless somebody says which notifiers are on, each configured channel is."""
+    channels = {"webhook_url": "https://h.example", "apprise_urls": "json://h.example"}
+    assert make().notifiers == ("file", "log")
+    assert make(**channels).notifiers == ("file", "log", "apprise", "webhook")
+    assert make(**channels, notifiers="log, webhook").notifiers == ("log", "webhook")
+    assert make(**channels, notifiers="none").notifiers == ()
+
+
+SECRETS: dict[str, object] = {
+    "mattermost_token": "hunter2-token",
+    "mattermost_password": "hunter2 password",
+    "mattermost_proxy": "http://user:hunter2@proxy.example",
+    "apprise_urls": ("slack://hunter2/b",),
+    "webhook_url": "https://h.example/hunter2",
+    "webhook_secret": "hunter2",
+    "alert_store": "redis://:hunter2@cache.example",
+}
+
+
+def test_secrets_are_not_in_repr() -> None:
+    """Whoever logs the settings logs no secret, but sees which are set."""
+    assert SECRETS.keys() == SECRET_NAMES
+    login = {name: SECRETS[name] for name in SECRETS if name != "mattermost_token"}
+    settings = [make(**MATTERMOST, **login, mattermost_login="bot"), make(**MATTERMOST, **TOKEN)]
+    assert "hunter2" not in repr(settings)
+    assert TOKEN["mattermost_token"] not in repr(settings)
+    for name in SECRETS:
+        assert f"{name}=[hidden]" in repr(settings)
+    assert "mattermost_token=None" in repr(settings)
+    assert "apprise_urls=()" in repr(settings)
+    assert shown("threshold", 1.0) == "1.0"
+
+
+@pytest.mark.parametrize("name", sorted(SECRET_NAMES))
+@pytest.mark.parametrize("wrong", [7, "hunter2\nhunter2", ["hunter2", "x://\0"], {"hunter2": 1}, b"hunter2", ""])
+def test_secrets_are_not_in_errors(name: str, wrong: object) -> None:
+    """No error on a secret quotes it, however wrong it is, nor carries it for an error tracker to show."""
+    if (name, wrong) == ("apprise_urls", ""):
+        return
+    with pytest.raises(ConfigError) as caught:
+        make(**{name: wrong})
+    error = caught.value
+    assert error.setting == name
+    assert "hunter2" not in f"{error} {error!r} {vars(error)}"
+    assert "[hidden]" in str(pickle.loads(pickle.dumps(error)))
+    assert error.__suppress_context__
+
+
+@pytest.mark.parametrize("name", ["mattermost_url", "report_url", "trace_url"])
+def test_logins_in_urls_are_not_in_errors(name: str) -> None:
+    """A URL with a login is not quoted where it is refused."""
+    with pytest.raises(ConfigError) as caught:
+        make(**{name: "https://user:hunter2@host.example/{no}"})
+    assert "hunter2" not in f"{caught.value} {caught.value!r}"
+
+
+@given(amount=st.floats(0, 1e9), unit=st.sampled_from(["", "s", "m", "h", "d", " H"]))
+def test_durations(amount: float, unit: str) -> None:
+    """A duration is its number times its unit, and what is out of range is refused."""
+    seconds = amount * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[unit.strip().lower()]
+    if 60 <= seconds <= 3650 * 86_400:
+        assert read_setting("alert_window", f"{amount!r}{unit}") == pytest.approx(seconds)
+    else:
+        with pytest.raises(ConfigError):
+            read_setting("alert_window", f"{amount!r}{unit}")
+
+
+# What stands behind "://": anything but whitespace at its ends, and another URL behind a comma or a space.
+URL_TAIL = st.from_regex(r"[a-z0-9/?=&@%]([a-z0-9/?=&@,% ]{0,30}[a-z0-9/?=&@%])?", fullmatch=True)
+URLS = st.lists(st.builds("{}://{}".format, st.sampled_from(["json", "o365", "MAILTO"]), URL_TAIL), unique=True)
+
+
+@given(urls=URLS, separator=st.sampled_from([",", ", ", "\n", " ", " ,\r\n\t"]))
+def test_url_lists(urls: list[str], separator: str) -> None:
+    """A text of URLs is split where it was joined, whatever commas and spaces the URLs hold themselves."""
+    assert read_setting("apprise_urls", separator.join(urls)) == tuple(urls)
+    assert read_setting("apprise_urls", urls) == tuple(urls)
+
+
+def test_url_lists_take_linear_time() -> None:
+    """A long row of separators, as a broken template leaves it, is read at once."""
+    started = time.process_time()
+    assert len(make(apprise_urls="json://a" + ", " * 200_000 + "b").apprise_urls) == 1
+    with pytest.raises(ConfigError):
+        make(apprise_urls="a" * 400_000)
+    assert time.process_time() - started < 5
 
 
 def test_long_values_are_cut_in_messages() -> None:
@@ -205,11 +397,11 @@ def test_any_data_is_read_or_refused(name: str, value: object) -> None:
 
 
 def test_documentation_is_complete() -> None:
-    """The documentation has a row for every setting, with its variable and its true default."""
+    """The documentation has a row for every setting and secret file, with its variable, and true defaults."""
     document = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| `OTEL_PYTHON_SLOWSPAN_\w+` \| ([^|]*) \|", document, re.MULTILINE))
     variables = dict(re.findall(r"^\| `(\w+)` \| `(OTEL_PYTHON_SLOWSPAN_\w+)` \|", document, re.MULTILINE))
-    assert variables == {name: f"OTEL_PYTHON_SLOWSPAN_{name.upper()}" for name in SETTING_NAMES}
+    assert variables == {name: f"OTEL_PYTHON_SLOWSPAN_{name.upper()}" for name in (*SETTING_NAMES, *FILE_NAMES)}
     settings = Settings()
     for name in set(SETTING_NAMES) - {"report_dir", "redacted_parameters"}:
         default = getattr(settings, name)

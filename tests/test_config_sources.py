@@ -13,6 +13,7 @@ import pytest
 
 from slowspan import environment_variables
 from slowspan.config import SETTING_NAMES, ConfigError, Settings
+from slowspan.config_secrets import FILE_NAMES, MAX_SECRET_FILE
 from slowspan.config_sources import load_declared_settings, load_settings
 
 PREFIX = "OTEL_PYTHON_SLOWSPAN_"
@@ -22,7 +23,7 @@ UseFile = Callable[[str, str], Path]
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*SETTING_NAMES, "config"):
+    for name in (*SETTING_NAMES, *FILE_NAMES, "config"):
         monkeypatch.delenv(PREFIX + name.upper(), raising=False)
     monkeypatch.delenv("OTEL_PYTHON_EXCLUDED_URLS", raising=False)
 
@@ -139,7 +140,19 @@ def test_contradiction_within_the_environment(
     monkeypatch.setenv(PREFIX + "INTERVAL", "5")
     monkeypatch.setenv(PREFIX + "HUNG_AFTER", "1")
     assert load_settings().settings == Settings()
-    assert len(caplog.records) == 2
+    [record] = caplog.records
+    assert f"environment {PREFIX}HUNG_AFTER), interval (environment {PREFIX}INTERVAL) are ign" in record.getMessage()
+
+
+def test_contradiction_between_environment_and_file(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, use_file: UseFile
+) -> None:
+    """The source of the lower precedence makes way, alone."""
+    use_file("s.json", '{"hung_after": 1}')
+    monkeypatch.setenv(PREFIX + "INTERVAL", "5")
+    settings = load_settings().settings
+    assert (settings.interval, settings.hung_after) == (5, Settings().hung_after)
+    assert len(caplog.records) == 1
 
 
 def test_contradiction_in_code_raises() -> None:
@@ -269,7 +282,7 @@ def test_declared_settings_never_raise(monkeypatch: pytest.MonkeyPatch, caplog: 
 def test_every_setting_has_its_variable() -> None:
     """Every setting, and the file, has a variable that becomes a command-line flag by its name."""
     names = {name: value for name, value in vars(environment_variables).items() if name.isupper()}
-    assert names == {PREFIX + name.upper(): PREFIX + name.upper() for name in (*SETTING_NAMES, "config")}
+    assert names == {PREFIX + name.upper(): PREFIX + name.upper() for name in (*SETTING_NAMES, *FILE_NAMES, "config")}
 
 
 def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,3 +310,152 @@ def test_what_is_imported() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert run.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def mattermost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name a server and a channel in the environment, but no way to log in; and a threshold."""
+    monkeypatch.setenv(PREFIX + "MATTERMOST_URL", "https://chat.example")
+    monkeypatch.setenv(PREFIX + "MATTERMOST_CHANNEL", "shop/town-square")
+    monkeypatch.setenv(PREFIX + "THRESHOLD", "3")
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """Return the path of a file that holds a token."""
+    path = tmp_path / "token"
+    path.write_text("\ufeff hunter2\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.usefixtures("mattermost")
+def test_incomplete_mattermost_is_off_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    """Without a way to log in there is one warning, no Mattermost, and all other settings hold."""
+    settings = load_settings(webhook_url="https://h.example").settings
+    assert (settings.mattermost_url, settings.mattermost_channel, settings.threshold) == (None, None, 3)
+    assert settings.notifiers == ("file", "log", "webhook")
+    [record] = caplog.records
+    assert f"mattermost_url (environment {PREFIX}MATTERMOST_URL)" in record.getMessage()
+    assert "together with mattermost_token, or mattermost_login" in record.getMessage()
+
+
+@pytest.mark.usefixtures("mattermost")
+def test_contradicting_mattermost_is_off(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Token and password from the same source both make way, and no warning shows them."""
+    monkeypatch.setenv(PREFIX + "MATTERMOST_TOKEN", "hunter2")
+    monkeypatch.setenv(PREFIX + "MATTERMOST_PASSWORD", "hunter2")
+    assert load_settings().settings == dataclasses.replace(Settings(), threshold=3)
+    assert "mattermost_token = '[hidden]' contradicts mattermost_password" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+@pytest.mark.usefixtures("mattermost")
+def test_token_goes_before_a_login_of_lower_precedence(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, use_file: UseFile
+) -> None:
+    """A token in the environment takes the place of the file's login, with a warning."""
+    use_file("s.json", '{"mattermost_login": "bot", "mattermost_password": "hunter2"}')
+    monkeypatch.setenv(PREFIX + "MATTERMOST_TOKEN", "token")
+    settings = load_settings().settings
+    assert (settings.mattermost_token, settings.mattermost_login) == ("token", None)
+    assert "mattermost" in settings.notifiers
+    assert len(caplog.records) == 1
+    assert "hunter2" not in caplog.text
+
+
+def test_wrong_environment_does_not_make_code_raise(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A secret that is not mounted switches the channel that code set up off; a forgotten one raises."""
+    code = {"mattermost_url": "https://chat.example", "mattermost_channel": "shop/town-square"}
+    with pytest.raises(ConfigError, match="not enough for Mattermost"):
+        load_settings(**code)
+    monkeypatch.setenv(PREFIX + "MATTERMOST_TOKEN_FILE", "/nowhere/token")
+    assert load_settings(**code).settings == Settings()
+    assert len(caplog.records) == 2
+    assert "mattermost_url (code), mattermost_channel (code) are ignored" in caplog.text
+
+
+@pytest.mark.usefixtures("mattermost")
+def test_secret_from_a_file(monkeypatch: pytest.MonkeyPatch, secret: Path, use_file: UseFile) -> None:
+    """Environment, settings file and code can all name a secret's file, and the origin tells it."""
+    use_file("s.json", f'{{"mattermost_token_file": "{secret}"}}')
+    loaded = load_settings()
+    assert loaded.settings.mattermost_token == "hunter2"
+    assert loaded.origins["mattermost_token"].startswith(f"file {secret} (file ")
+    monkeypatch.setenv(PREFIX + "MATTERMOST_TOKEN_FILE", str(secret))
+    assert load_settings().origins["mattermost_token"] == (f"file {secret} (environment {PREFIX}MATTERMOST_TOKEN_FILE)")
+    loaded = load_settings(mattermost_token_file=secret, webhook_url_file=None)
+    assert loaded.origins["mattermost_token"] == f"file {secret} (code)"
+    assert loaded.settings.notifiers == ("file", "log", "mattermost")
+    assert load_settings(mattermost_token="other").settings.mattermost_token == "other"
+
+
+def test_urls_from_a_file(tmp_path: Path) -> None:
+    """A file of Apprise URLs has one a line."""
+    path = tmp_path / "urls"
+    path.write_text("slack://a/b\njson://h?to=a@b,c@d\n")
+    settings = load_settings(apprise_urls_file=str(path)).settings
+    assert settings.apprise_urls == ("slack://a/b", "json://h?to=a@b,c@d")
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"", "it is empty"),
+        (b"hunter2\xff", "no UTF-8"),
+        (b"hunter2" * MAX_SECRET_FILE, "more than 65536 bytes"),
+        (b"hunter2 hunter2", "a file with a wrong mattermost_token"),
+        (None, "it cannot be read: No such file or directory"),
+    ],
+)
+def test_broken_secret_files(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path, content: bytes | None, part: str
+) -> None:
+    """A secret's file that is of no use is an error in code and else a warning, naming setting and path."""
+    path = tmp_path / "token"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=part) as caught:
+        load_settings(mattermost_token_file=str(path))
+    assert caught.value.setting == "mattermost_token_file"
+    assert str(path) in str(caught.value)
+    monkeypatch.setenv(PREFIX + "MATTERMOST_TOKEN_FILE", str(path))
+    assert load_settings().settings == Settings()
+    [record] = caplog.records
+    assert part in record.getMessage()
+    assert str(path) in record.getMessage()
+    assert "hunter2" not in f"{caplog.text} {caught.value!r}"
+
+
+def test_secret_given_twice(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, secret: Path, use_file: UseFile
+) -> None:
+    """One source gives a secret as it is or by a file; two sources have their precedence."""
+    with pytest.raises(ConfigError, match="is given twice; allowed: either webhook_secret or"):
+        load_settings(webhook_secret="hunter2", webhook_secret_file=secret)
+    use_file("s.json", '{"alert_store": "redis://c.example"}')
+    monkeypatch.setenv(PREFIX + "ALERT_STORE", "redis://:hunter2@a.example")
+    secret.write_text("redis://:hunter2@b.example")
+    monkeypatch.setenv(PREFIX + "ALERT_STORE_FILE", str(secret))
+    assert load_settings().settings.alert_store == "redis://c.example"
+    assert "either alert_store or alert_store_file" in caplog.text
+    assert "hunter2" not in caplog.text
+    assert load_settings(alert_store="memory://").settings.alert_store == "memory://"
+
+
+def test_secrets_by_wrong_names_are_not_shown(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A secret stays hidden under a misspelt name, and where a path should stand."""
+    monkeypatch.setenv(PREFIX + "MATTERMOST_TOKN", "hunter2")
+    monkeypatch.setenv(PREFIX + "WEBHOOK_SECRET_FILE", "hunter2")
+    monkeypatch.setenv(PREFIX + "APPRISE_URLS_FILE", "slack://hunter2")
+    monkeypatch.setenv(PREFIX + "WEBHOOK_URL", "hunter2")
+    assert load_settings().settings == Settings()
+    assert len(caplog.records) == 4
+    assert "mattermost_token, the nearest name" in caplog.text
+    assert "hunter2" not in caplog.text
+    with pytest.raises(ConfigError) as caught:
+        load_settings(webhook_secrets="hunter2")
+    assert "hunter2" not in f"{caught.value!r} {caught.value}"

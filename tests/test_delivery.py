@@ -414,6 +414,7 @@ class Raw:
 
     number: int
     changes: dict[str, Any] = field(default_factory=dict)
+    kept: bool = True
 
     @property
     def id(self) -> str:

@@ -11,29 +11,76 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from http_server import Answer, RecordingServer, closed_port
+from mattermost_server import CHANNEL, TEAM, TOKEN, Fault, MattermostServer
 from profiles import make_span
 from reports import make_report
 from slowspan.config import Settings
 from slowspan.counters import Counters
 from slowspan.notifiers import registry
-from slowspan.notifiers.base import Notifier
+from slowspan.notifiers.base import DeliveryError, Notifier
 from slowspan.notifiers.registry import GROUP, FunctionNotifier, load_notifiers
+from slowspan.report.alert import Digest
 from slowspan.report.renderer import RenderError
 from slowspan.testing import InMemoryNotifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from slowspan.report.report import Report
 
 REGISTERED = sorted({entry_point.name for entry_point in entry_points(group=GROUP)})
 
-OBSERVED: dict[str, Callable[[Observed], int]] = {
-    "file": lambda observed: len(list(observed.directory.glob("*.html"))),
-    "log": lambda observed: sum(record.name == "slowspan.report" for record in observed.caplog.records),
+SECRETS = (TOKEN, "T0pS3cret")
+DIGEST = Digest(hour_ns=1_795_287_600_000_000_000, alerts=7, endpoints=(("GET /a", 7, 3_100_000_000),), host="web-1")
+
+
+@dataclass
+class Outside:
+    """Where deliveries can be seen."""
+
+    directory: Path
+    caplog: pytest.LogCaptureFixture
+    server: RecordingServer
+    mattermost: MattermostServer
+
+    def posted(self) -> int:
+        """Return how many messages the server of HTTP channels has taken."""
+        return sum(bool(request.method == "POST" and request.body) for request in self.server.requests)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a notifier of ours is set up, and how to see, from outside, how many reports it delivered."""
+
+    delivered: Callable[[Outside], int]
+    settings: Callable[[Outside], dict[str, Any]] = lambda outside: {}
+    receives: str = "alerts"
+    is_remote: bool = True
+    """Whether it has another side, which can fail and be checked."""
+
+
+KINDS: dict[str, Kind] = {
+    "file": Kind(lambda outside: len(list(outside.directory.glob("*.html"))), receives="reports", is_remote=False),
+    "log": Kind(
+        lambda outside: sum(record.name == "slowspan.report" for record in outside.caplog.records),
+        receives="reports",
+        is_remote=False,
+    ),
+    "otlp": Kind(Outside.posted, receives="reports"),
+    "webhook": Kind(Outside.posted, lambda outside: {"webhook_url": f"{outside.server.url}/T0pS3cret"}),
+    "apprise": Kind(Outside.posted, lambda outside: {"apprise_urls": f"json://{outside.server.address}/T0pS3cret"}),
+    "mattermost": Kind(
+        lambda outside: len(outside.mattermost.posts),
+        lambda outside: {
+            "mattermost_url": outside.mattermost.url,
+            "mattermost_token": TOKEN,
+            "mattermost_channel": f"{TEAM}/{CHANNEL}",
+        },
+    ),
 }
-"""How to see, from outside, how many reports a notifier delivered. Every notifier of ours has an entry."""
+"""Every notifier of ours."""
 
 
 @dataclass
@@ -42,24 +89,59 @@ class Observed:
 
     name: str
     notifier: Notifier
-    directory: Path
-    caplog: pytest.LogCaptureFixture
+    outside: Outside
+
+    @property
+    def directory(self) -> Path:
+        return self.outside.directory
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS[self.name]
 
     def delivered(self) -> int:
-        return OBSERVED[self.name](self)
+        return self.kind.delivered(self.outside)
+
+    def fail_once(self) -> None:
+        """Let the next delivery fail on the other side."""
+        self.outside.server.answers.append(Answer(400))
+        self.outside.mattermost.fail("posts", Fault(400))
+
+
+@pytest.fixture
+def outside(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside]:
+    caplog.set_level(logging.INFO)
+    with RecordingServer() as server, MattermostServer() as mattermost:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"{server.url}/T0pS3cret")
+        yield Outside(tmp_path / "reports", caplog, server, mattermost)
+    logged = [record.getMessage() for record in caplog.records]
+    assert not [line for line in logged for secret in SECRETS if secret in line]
+
+
+def load_one(name: str, outside: Outside) -> Notifier:
+    """Make a notifier as slowspan itself does."""
+    counters = Counters()
+    settings = Settings(notifiers=(name,), report_dir=outside.directory, **KINDS[name].settings(outside))
+    ((loaded_name, notifier),) = load_notifiers(settings, counters)
+    assert loaded_name == name
+    assert counters.snapshot().drops == {}
+    return notifier
 
 
 @pytest.fixture(params=REGISTERED)
-def observed(request: pytest.FixtureRequest, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Observed:
+def observed(request: pytest.FixtureRequest, outside: Outside) -> Iterator[Observed]:
     """Each notifier that is registered, as slowspan itself makes it."""
-    name = request.param
-    directory = tmp_path / "reports"
-    counters = Counters()
-    caplog.set_level(logging.INFO)
-    ((loaded_name, notifier),) = load_notifiers(Settings(notifiers=(name,), report_dir=directory), counters)
-    assert loaded_name == name
-    assert counters.snapshot().drops == {}
-    return Observed(name, notifier, directory, caplog)
+    notifier = load_one(request.param, outside)
+    yield Observed(request.param, notifier, outside)
+    notifier.shutdown()
+
+
+@pytest.fixture(params=[name for name in REGISTERED if KINDS[name].is_remote])
+def remote(request: pytest.FixtureRequest, outside: Outside) -> Iterator[Observed]:
+    """Each notifier that sends reports somewhere."""
+    notifier = load_one(request.param, outside)
+    yield Observed(request.param, notifier, outside)
+    notifier.shutdown()
 
 
 # -- The contract
@@ -67,8 +149,7 @@ def observed(request: pytest.FixtureRequest, tmp_path: Path, caplog: pytest.LogC
 
 def test_the_notifiers_of_slowspan_are_registered() -> None:
     """The built-in notifiers are entry points like anybody's, and each is observed here."""
-    assert {"file", "log"} <= set(REGISTERED)
-    assert set(REGISTERED) == set(OBSERVED)
+    assert set(REGISTERED) == set(KINDS)
 
 
 def test_it_is_a_notifier(observed: Observed) -> None:
@@ -153,6 +234,63 @@ def test_a_page_that_cannot_be_made_is_an_ordinary_failure(observed: Observed) -
     assert observed.delivered() == before + 1
 
 
+# -- What a notifier may have beside the protocol's methods
+
+
+def test_what_it_receives(observed: Observed) -> None:
+    """A notifier where people are told receives alerts, one that keeps things receives every report."""
+    assert getattr(observed.notifier, "receives", "alerts") == observed.kind.receives
+
+
+def test_who_gets_alerts_gets_digests(observed: Observed) -> None:
+    """What was held back is told by every channel of ours that tells alerts, and not after the shutdown."""
+    notify_digest = getattr(observed.notifier, "notify_digest", None)
+    assert (notify_digest is not None) == (observed.kind.receives == "alerts")
+    if notify_digest is not None:
+        notify_digest(DIGEST)
+        assert observed.delivered() == 1
+        observed.notifier.shutdown()
+        notify_digest(DIGEST)
+        assert observed.delivered() == 1
+
+
+def test_a_failure_does_not_last(remote: Observed) -> None:
+    """What the other side refuses is a DeliveryError without a secret in it; the next report is delivered."""
+    remote.fail_once()
+    with pytest.raises(DeliveryError) as raised:
+        remote.notifier.notify(make_report(1))
+    assert not [secret for secret in SECRETS if secret in str(raised.value)]
+    assert "\n" not in str(raised.value)
+    before = remote.delivered()
+    remote.notifier.notify(make_report(2))
+    assert remote.delivered() == before + 1
+
+
+def test_checking_tells_nobody(remote: Observed) -> None:
+    """A check returns one line on what it found, and delivers nothing."""
+    line = remote.notifier.check()  # type: ignore[attr-defined]
+    assert line == line.strip()
+    assert "\n" not in line
+    assert not [secret for secret in SECRETS if secret in line]
+    assert remote.delivered() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"), [("webhook", "webhook_url"), ("mattermost", "mattermost_url"), ("otlp", None)]
+)
+def test_a_check_of_nobody(name: str, setting: str | None, outside: Outside, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody listens, a check raises a DeliveryError."""
+    away = f"http://127.0.0.1:{closed_port()}"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", away)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    changes = {setting: away} if setting else {}
+    settings = Settings(notifiers=(name,), **{**KINDS[name].settings(outside), **changes})
+    ((_, notifier),) = load_notifiers(settings, Counters())
+    with pytest.raises(DeliveryError):
+        notifier.check()  # type: ignore[attr-defined]
+    notifier.shutdown()
+
+
 # -- Finding them
 
 
@@ -224,7 +362,7 @@ def test_an_unknown_name_is_told_with_the_nearest(caplog: pytest.LogCaptureFixtu
     assert line.startswith("the notifier 'fil' is off: there is no such notifier; did you mean 'file'? Installed: ")
     assert "file, log" in line
     assert counters.snapshot().drops == {"notifier_failed": 1}
-    load("mattermost")
+    load("0123456789")
     assert "did you mean" not in caplog.messages[1]
 
 

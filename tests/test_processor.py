@@ -166,6 +166,18 @@ def test_link_is_on_the_span_while_it_runs() -> None:
         assert shop.attributes()[URL] == url == f"https://reports.example/{shop.profile().name}"
 
 
+def test_limit_on_reports_per_endpoint_and_hour() -> None:
+    """In an outage an endpoint leaves so many reports an hour; the other spans say that they have none, and why."""
+    with watched(reports_per_hour=2) as shop:
+        for route in ("/orders/<id>", "/orders/<id>", "/orders/<id>", "/basket"):
+            shop.request(wait_here, attributes={**GET, "http.route": route})
+        assert [profile.span.route for profile in shop.profiles()] == ["/orders/<id>", "/orders/<id>", "/basket"]
+        told = [dict(span.attributes or {}).get("slowspan.profile.dropped") for span in shop.exported()]
+        assert told == [None, None, "report_limit", None]
+        assert shop.processor.status().drops == {"report_limit": 1}
+        assert shop.processor.status().slow == 4
+
+
 def test_facts_of_the_request(shop: Watched) -> None:
     """The profile says which request of which service it was, in which process and thread."""
     provider = TracerProvider(
@@ -418,6 +430,8 @@ def test_broken_notifier_is_counted(caplog: pytest.LogCaptureFixture) -> None:
     """A notifier that raises costs its report only: counted by its reason, nothing raised."""
 
     class Failing:
+        receives = "reports"
+
         def notify(self, report: object) -> None:
             raise OSError("no such channel")
 

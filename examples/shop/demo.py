@@ -2,6 +2,7 @@
 
 Starts the carrier's slow service, a receiver of OpenTelemetry's spans, and the shop: gunicorn with two
 workers of four threads, under ``opentelemetry-instrument``. Then it sends requests and prints what arrived.
+With ``--mattermost`` it also starts the server that the tests take for Mattermost, and prints what was posted there.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ import signal
 import statistics
 import sys
 import tempfile
+import textwrap
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import database
 import servers
+from chat import Chat, chat
 from otlp_receiver import OtlpReceiver, ReceivedSpan
 
 THRESHOLD = 0.5
@@ -75,14 +79,16 @@ def main() -> int:
     """Run the demonstration and return the exit code."""
     parser = argparse.ArgumentParser(description="See what slowspan tells of a shop's slow pages.")
     parser.add_argument("--short", action="store_true", help="ask for each page only twice")
+    parser.add_argument("--mattermost", action="store_true", help="show what a Mattermost channel is told as well")
+    arguments = parser.parse_args()
     endpoints = ENDPOINTS
-    if parser.parse_args().short:
+    if arguments.short:
         endpoints = tuple(replace(endpoint, requests=2) for endpoint in ENDPOINTS)
     # A polite kill ends the servers too, in the same way as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     home = Path(tempfile.mkdtemp(prefix="slowspan-demo-"))
     try:
-        demonstrate(endpoints, home)
+        demonstrate(endpoints, home, chat() if arguments.mattermost else contextlib.nullcontext())
     except (DemoError, servers.ServerError) as error:
         print(f"\nThe demonstration failed: {error}\nThe shop's log: {home}/shop.log", file=sys.stderr)
         return 1
@@ -93,21 +99,26 @@ def main() -> int:
     return 0
 
 
-def demonstrate(endpoints: Sequence[Endpoint], home: Path) -> None:
+def demonstrate(endpoints: Sequence[Endpoint], home: Path, chat: AbstractContextManager[Chat | None]) -> None:
     """Serve the shop, send the requests and print what arrived."""
     print("Starting the carrier's service, an OTLP receiver and the shop ...", flush=True)
-    with OtlpReceiver() as receiver, shop(receiver, home) as url:
+    with OtlpReceiver() as receiver, chat as mattermost, shop(receiver, home, mattermost) as url:
         traces = send(url, endpoints)
         print("Waiting for spans and reports ...", flush=True)
         requests = with_spans(traces, receiver)
         check(requests, endpoints)
         wait_for_reports(requests, home / "reports")
+        if mattermost is not None:
+            wait_for_posts(mattermost, requests)
     for endpoint in endpoints:
         print_endpoint([one for one in requests if one.endpoint is endpoint], home / "reports")
+    for text in mattermost.posts() if mattermost is not None else ():
+        print(f"\nPosted in the channel {mattermost.channel}:\n")
+        print(textwrap.indent(text, "  "))
 
 
 @contextlib.contextmanager
-def shop(receiver: OtlpReceiver, home: Path) -> Iterator[str]:
+def shop(receiver: OtlpReceiver, home: Path, chat: Chat | None) -> Iterator[str]:
     """Run the carrier's service and the shop until the end of the block, which gets the shop's URL."""
     carrier_port, shop_port = servers.free_port(), servers.free_port()
     carrier_url, shop_url = f"http://127.0.0.1:{carrier_port}", f"http://127.0.0.1:{shop_port}"
@@ -120,6 +131,7 @@ def shop(receiver: OtlpReceiver, home: Path) -> Iterator[str]:
         **servers.exporting_to(receiver.endpoint, service="shop"),
         "OTEL_PYTHON_SLOWSPAN_THRESHOLD": str(THRESHOLD),
         "OTEL_PYTHON_SLOWSPAN_REPORT_DIR": str(home / "reports"),
+        **(chat.environment if chat is not None else {}),
     }
     with (
         servers.running(carrier, url=carrier_url, log=home / "carrier.log"),
@@ -216,6 +228,16 @@ def wait_until_none(missing: Callable[[], Sequence[object] | set[str]], what: st
         if time.monotonic() > deadline:
             raise DemoError(f"{len(still_missing)} {what} did not arrive within {SECONDS_TO_ARRIVE} s")
         time.sleep(0.1)
+
+
+def wait_for_posts(chat: Chat, requests: Sequence[Request]) -> None:
+    """Wait until each slow endpoint has been posted; the workers together post it once.
+
+    Raises:
+        DemoError: A post did not arrive.
+    """
+    slow = {one.endpoint.name for one in requests if one.slow}
+    wait_until_none(lambda: range(len(slow) - len(chat.posts())), "posts")
 
 
 def print_endpoint(requests: Sequence[Request], report_dir: Path) -> None:

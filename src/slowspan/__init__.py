@@ -11,13 +11,17 @@ if TYPE_CHECKING:
     from slowspan.config import ConfigError, Settings
     from slowspan.control import Status, disable, enable, status
     from slowspan.instrumentor import instrument, quick_setup, uninstrument
-    from slowspan.notifiers.base import Notifier
+    from slowspan.notifiers.base import DeliveryError, Notifier
     from slowspan.processor import SlowSpanProcessor
     from slowspan.recording.profile import Profile, ProfileFormatError, load_profile
+    from slowspan.report.alert import Alert, Digest
     from slowspan.report.report import Report
 
 __all__ = [
+    "Alert",
     "ConfigError",
+    "DeliveryError",
+    "Digest",
     "Notifier",
     "Profile",
     "ProfileFormatError",
@@ -36,7 +40,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Alert": "slowspan.report.alert",
     "ConfigError": "slowspan.config",
+    "DeliveryError": "slowspan.notifiers.base",
+    "Digest": "slowspan.report.alert",
     "Notifier": "slowspan.notifiers.base",
     "Profile": "slowspan.recording.profile",
     "ProfileFormatError": "slowspan.recording.profile",

@@ -1,4 +1,4 @@
-"""The ``slowspan`` command: reads stored profiles. The commands themselves are in ``commands.py``."""
+"""The ``slowspan`` command: reads stored profiles, tries the configuration. The commands are in ``commands/``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def main() -> None:
     """Run the command with the process's arguments.
 
     Raises:
-        SystemExit: Always: 0 done, 1 no such profile or a damaged one, 2 wrong use or click is missing.
+        SystemExit: Always: 0 done, 1 something does not work, 2 wrong use or click is missing.
     """
     try:
         import click  # noqa: F401  an optional dependency, which only this command needs

@@ -9,46 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from slowspan import config_channels as channel
 from slowspan import config_values as read
+from slowspan.config_checks import check_together
+from slowspan.config_error import ConfigError
+from slowspan.config_secrets import shown
 from slowspan.redaction import DEFAULT_REDACTED_PARAMETERS
+
+__all__ = ["SETTING_NAMES", "ConfigError", "Settings", "default_report_dir", "read_setting", "seconds_to_ns"]
 
 _DAY = 86_400.0
 _START_AFTER_SHARE = 10  # the first sample comes no later than after this part of the smallest threshold
-_SHOWN_VALUE = 200  # characters of a wrong value in a message
-
-
-class ConfigError(ValueError):
-    """A setting is wrong, or unknown.
-
-    Attributes:
-        setting: The setting's name.
-        value: The value that was given.
-        allowed: What is allowed instead, in words.
-        problem: What is the matter.
-        related: The other settings of a contradiction between settings.
-    """
-
-    def __init__(
-        self,
-        setting: str,
-        value: object,
-        allowed: str,
-        *,
-        problem: str = "is wrong",
-        related: tuple[str, ...] = (),
-    ) -> None:
-        super().__init__(setting, value, allowed)
-        self.setting = setting
-        self.value = value
-        self.allowed = allowed
-        self.problem = problem
-        self.related = related
-
-    def __str__(self) -> str:
-        shown = repr(self.value)
-        if len(shown) > _SHOWN_VALUE:
-            shown = shown[:_SHOWN_VALUE] + "…"
-        return f"slowspan setting {self.setting} = {shown} {self.problem}; allowed: {self.allowed}"
 
 
 def default_report_dir() -> Path:
@@ -68,7 +39,11 @@ def default_report_dir() -> Path:
     return Path(parent, f"slowspan-{user}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Where a channel is configured by this setting, it is on.
+_CHANNEL_SETTINGS = {"mattermost": "mattermost_url", "apprise": "apprise_urls", "webhook": "webhook_url"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Settings:
     """All settings of slowspan. ``docs/configuration.md`` explains each, with its environment variable.
 
@@ -121,9 +96,45 @@ class Settings:
     """Where people look at a trace: a URL with ``{trace_id}`` or ``{span_id}``."""
     redacted_parameters: tuple[str, ...] = DEFAULT_REDACTED_PARAMETERS
     """Regular expressions for the names of query parameters whose values are hidden; case does not matter."""
-    notifiers: tuple[object, ...] = ("file", "log")
+    alert_window: float = 10 * _DAY
+    """Seconds for which an alert is not told again."""
+    alert_key: tuple[str, ...] = ("parameters",)
+    """What, beside the endpoint, makes one alert: ``parameters``, ``?NAME`` for one parameter, ``hot_line``."""
+    realert_ratio: float = 2.0
+    """A request so many times as slow as the worst one told is told again within the window."""
+    alerts_per_hour: int = 30
+    """The most alerts told in an hour; one message at its end sums up the others."""
+    reports_per_hour: int = 60
+    """The most reports kept of one endpoint in an hour, by each process."""
+    alert_store: str | None = None
+    """URI of the store that tells what has been told; None: SQLite in the report directory."""
+    mattermost_url: str | None = None
+    """The Mattermost server's address, with the sub-path if it has one."""
+    mattermost_token: str | None = None
+    """Access token of a bot or user; secret."""
+    mattermost_login: str | None = None
+    """User name or email address, where there is no token."""
+    mattermost_password: str | None = None
+    """The login's password; secret."""
+    mattermost_channel: str | None = None
+    """The channel's id, or ``team/channel``."""
+    mattermost_ca_file: Path | None = None
+    """Certificates (PEM) that the Mattermost server's certificate is checked against, instead of the usual ones."""
+    mattermost_proxy: str | None = None
+    """URL of the proxy before the Mattermost server; secret."""
+    mattermost_threads: bool = True
+    """Whether a later alert of a key goes into the thread of the first one."""
+    apprise_urls: tuple[str, ...] = ()
+    """URLs of Apprise, one for each service; secret."""
+    webhook_url: str | None = None
+    """Where each alert is posted as JSON; secret."""
+    webhook_secret: str | None = None
+    """Key of the webhook's signature; secret."""
+    notify_timeout: float = 30.0
+    """Seconds that a channel may take for one try."""
+    notifiers: tuple[object, ...] = None  # type: ignore[assignment]  # None until all are read
     """The notifiers that are on: names of entry points of the group ``slowspan_notifier``; in code also notifiers,
-    classes of notifiers, and functions that take the report."""
+    classes of notifiers, and functions that take the report. Not given: file, log, and each channel configured."""
     max_samples: int = 2000
     """The most samples kept of one request; a longer one is kept at a coarser resolution."""
     max_recordings: int = 200
@@ -136,13 +147,14 @@ class Settings:
     def __post_init__(self) -> None:
         for name in SETTING_NAMES:
             object.__setattr__(self, name, read_setting(name, getattr(self, name)))
-        if self.hung_after < self.interval:
-            raise ConfigError(
-                "hung_after",
-                self.hung_after,
-                f"at least the interval, {self.interval:g} seconds: a partial report needs a sample",
-                related=("interval",),
-            )
+        if self.notifiers is None:
+            configured = [name for name, setting in _CHANNEL_SETTINGS.items() if getattr(self, setting)]
+            object.__setattr__(self, "notifiers", ("file", "log", *configured))
+        check_together(self)
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={shown(name, getattr(self, name))}" for name in SETTING_NAMES)
+        return f"Settings({values})"
 
     @property
     def threshold_ns(self) -> int:
@@ -183,14 +195,32 @@ _READERS: Mapping[str, Callable[[Any], object]] = {
     "included_urls": read.patterns,
     "excluded_attributes": read.attribute_filters,
     "included_attributes": read.attribute_filters,
-    "report_dir": read.directory,
+    "report_dir": read.path("a directory"),
     "retention_count": read.integer(1, 1_000_000),
     "retention_bytes": read.integer(1_000_000, 10**15),
     "retention_age": read.number(60, 3650 * _DAY, "seconds"),
     "report_url": read.link_template("id", "name", "file"),
     "trace_url": read.link_template("trace_id", "span_id"),
     "redacted_parameters": partial(read.patterns, default=DEFAULT_REDACTED_PARAMETERS),
-    "notifiers": read.notifiers,
+    "alert_window": channel.duration(60, 3650 * _DAY),
+    "alert_key": channel.alert_key,
+    "realert_ratio": read.number(1, 1000, "times"),
+    "alerts_per_hour": read.integer(1, 10_000),
+    "reports_per_hour": read.integer(1, 1_000_000),
+    "alert_store": channel.optional(channel.store_uri),
+    "mattermost_url": channel.optional(channel.web_url("https", "http")),
+    "mattermost_token": channel.optional(channel.word),
+    "mattermost_login": channel.optional(channel.word),
+    "mattermost_password": channel.optional(channel.secret_text),
+    "mattermost_channel": channel.optional(channel.mattermost_channel),
+    "mattermost_ca_file": channel.optional(read.path("a file")),
+    "mattermost_proxy": channel.optional(channel.web_url("http", "https", "socks5", "socks5h", login=True)),
+    "mattermost_threads": read.boolean,
+    "apprise_urls": channel.apprise_urls,
+    "webhook_url": channel.optional(channel.web_url("https", "http", login=True, query=True)),
+    "webhook_secret": channel.optional(channel.secret_text),
+    "notify_timeout": read.number(1, 600, "seconds"),
+    "notifiers": channel.optional(read.notifiers),
     "max_samples": read.integer(10, 100_000),
     "max_recordings": read.integer(1, 10_000),
     "queue_size": read.integer(1, 10_000),

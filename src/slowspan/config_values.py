@@ -84,14 +84,14 @@ def choice(*words: str) -> Callable[[object], str]:
     return read
 
 
-def _texts(value: object, allowed: str) -> list[str]:
+def texts(value: object, allowed: str) -> list[str]:
     """Read "a, b" or a list of texts, without blank ones: a blank pattern would match everything."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     if isinstance(value, Collection) and not isinstance(value, (bytes, bytearray, Mapping)):
-        texts = [item for item in value if isinstance(item, str)]
-        if len(texts) == len(value):
-            return [text for text in texts if text.strip()]
+        given = [item for item in value if isinstance(item, str)]
+        if len(given) == len(value):
+            return [text for text in given if text.strip()]
     raise NotAllowed(allowed)
 
 
@@ -117,7 +117,7 @@ def patterns(value: object, *, default: tuple[str, ...] = ()) -> tuple[str, ...]
     """
     allowed = "regular expressions, comma-separated or as a list"
     result: list[str] = []
-    for pattern in _texts(value, allowed):
+    for pattern in texts(value, allowed):
         result.extend(default if default and pattern == "default" else [pattern])
     for pattern in result:
         _compile(pattern, allowed)
@@ -134,9 +134,9 @@ def notifiers(value: object) -> tuple[object, ...]:
     allowed = "names of notifiers, comma-separated or as a list, or 'none'; in code also notifiers and functions"
     if isinstance(value, Collection) and not isinstance(value, str):
         given = [entry for entry in value if not isinstance(entry, str)]
-        names = _texts([entry for entry in value if isinstance(entry, str)], allowed)
+        names = texts([entry for entry in value if isinstance(entry, str)], allowed)
     else:
-        given, names = [], _texts(value, allowed)
+        given, names = [], texts(value, allowed)
     if not given and names == ["none"]:
         return ()
     if any(not re.fullmatch(r"[\w.-]{1,100}", name) for name in names):
@@ -151,7 +151,7 @@ def span_kinds(value: object) -> tuple[str, ...]:
     allowed = f"at least one of {', '.join(kind.name for kind in SpanKind)}"
     if isinstance(value, Collection) and not isinstance(value, str):
         value = [kind.name if isinstance(kind, SpanKind) else kind for kind in value]
-    result = tuple(dict.fromkeys(name.strip().upper() for name in _texts(value, allowed)))
+    result = tuple(dict.fromkeys(name.strip().upper() for name in texts(value, allowed)))
     if not result or any(name not in SpanKind.__members__ for name in result):
         raise NotAllowed(allowed)
     return result
@@ -160,7 +160,7 @@ def span_kinds(value: object) -> tuple[str, ...]:
 def attribute_filters(value: object) -> tuple[str, ...]:
     """Read attribute filters: each ``name``, or ``name=regular expression``."""
     allowed = "attribute filters 'name' or 'name=regular expression', comma-separated or as a list"
-    filters = _texts(value, allowed)
+    filters = texts(value, allowed)
     for entry in filters:
         name, _, pattern = entry.partition("=")
         if not name.strip():
@@ -193,7 +193,7 @@ def thresholds(seconds: Callable[[object], float]) -> Callable[[object], tuple[t
 def _pairs(value: object, allowed: str) -> list[tuple[str, object]]:
     if isinstance(value, str):
         # The last "=" separates: a pattern may hold one itself, as in "/search?full=1".
-        pairs: list[Sequence[object]] = [text.rpartition("=")[::2] for text in _texts(value, allowed)]
+        pairs: list[Sequence[object]] = [text.rpartition("=")[::2] for text in texts(value, allowed)]
     elif isinstance(value, Mapping):
         pairs = list(value.items())
     elif isinstance(value, (list, tuple)):
@@ -235,13 +235,21 @@ def link_template(*placeholders: str) -> Callable[[object], str | None]:
     return read
 
 
-def directory(value: object) -> Path:
-    """Read a directory's path; ``~`` is the home directory, and a relative path is made absolute at once."""
-    allowed = "the path of a directory"
-    try:
-        text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else ""
-        if not isinstance(text, str) or not text.strip() or "\0" in text:
-            raise NotAllowed(allowed)
-        return Path(text).expanduser().absolute()
-    except (RuntimeError, OSError) as error:
-        raise NotAllowed(f"{allowed} ({error})") from None
+def path(kind: str) -> Callable[[object], Path]:
+    """Make a reader of paths; ``~`` is the home directory, and a relative path is made absolute at once.
+
+    Args:
+        kind: What the path must be of, for the refusal: "a directory".
+    """
+    allowed = f"the path of {kind}"
+
+    def read(value: object) -> Path:
+        try:
+            text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else ""
+            if not isinstance(text, str) or not text.strip() or "\0" in text:
+                raise NotAllowed(allowed)
+            return Path(text).expanduser().absolute()
+        except (RuntimeError, OSError) as error:
+            raise NotAllowed(f"{allowed} ({error})") from None
+
+    return read

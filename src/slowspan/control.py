@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from slowspan.processor import SlowSpanProcessor
 
@@ -29,6 +29,10 @@ class Status(NamedTuple):
     """Spans over their threshold."""
     reports: int = 0
     """Reports handed to at least one notifier."""
+    delivered: Mapping[str, int] = MappingProxyType({})
+    """Reports or alerts that each notifier delivered."""
+    failed: Mapping[str, int] = MappingProxyType({})
+    """Alerts that each notifier did not deliver after all its tries; those in the outbox are tried again."""
     drops: Mapping[str, int] = MappingProxyType({})
     """Losses by reason."""
     sampler_cost: float = 0.0
@@ -52,10 +56,6 @@ def status() -> Status:
     parts = [processor.status() for processor in list(_processors)]
     if not parts:
         return Status(enabled=False)
-    drops: dict[str, int] = {}
-    for part in parts:
-        for reason, count in part.drops.items():
-            drops[reason] = drops.get(reason, 0) + count
     return Status(
         enabled=any(part.enabled for part in parts),
         unavailable=parts[0].unavailable,
@@ -63,12 +63,22 @@ def status() -> Status:
         recorded=sum(part.recorded for part in parts),
         slow=sum(part.slow for part in parts),
         reports=sum(part.reports for part in parts),
-        drops=drops,
+        delivered=_sum(part.delivered for part in parts),
+        failed=_sum(part.failed for part in parts),
+        drops=_sum(part.drops for part in parts),
         # One sampler serves all processors.
         sampler_cost=parts[0].sampler_cost,
         interval=parts[0].interval,
         report_dir=parts[0].report_dir,
     )
+
+
+def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for part in counts:
+        for name, count in part.items():
+            total[name] = total.get(name, 0) + count
+    return total
 
 
 def enable() -> None:

@@ -42,6 +42,12 @@ class Drop:
     """A report could not be written, for example to a full disk."""
     RENDER_FAILED = "render_failed"
     """A page could not be made. The profile was kept: ``slowspan export`` makes the page later."""
+    REPORT_LIMIT = "report_limit"
+    """An endpoint had ``reports_per_hour`` reports in this hour; this request's was not kept."""
+    ALERT_LIMIT = "alert_limit"
+    """``alerts_per_hour`` alerts were told in this hour; the message at its end sums up the others."""
+    OUTBOX_FULL = "outbox_full"
+    """An alert that no channel could be told was given up: too many wait, for too long, or they cannot be stored."""
     NOTIFIER_FAILED = "notifier_failed"
     """A notifier could not be loaded, or did not deliver a report."""
     INTERNAL_ERROR = "internal_error"
@@ -71,6 +77,8 @@ class Counts(NamedTuple):
     """Reports of finished requests that were handed to the notifiers."""
     delivered: Mapping[str, int]
     """Reports that each notifier delivered, partial ones included."""
+    failed: Mapping[str, int]
+    """Alerts that each channel did not deliver after all its tries; those in the outbox are tried again."""
     drops: Mapping[str, int]
     """Losses by reason; see :class:`Drop`."""
 
@@ -96,6 +104,7 @@ class Counters:
         self._lock = threading.RLock()
         self._counts: dict[Counted, int] = {"recorded": 0, "slow": 0, "reports": 0}
         self._delivered: dict[str, int] = {}
+        self._failed: dict[str, int] = {}
         self._drops: dict[str, int] = {}
         self._untold: dict[str, int] = {}
         self._details: dict[str, str] = {}
@@ -110,6 +119,11 @@ class Counters:
         """Count a report that a notifier delivered. On any thread; never raises."""
         with self._lock:
             self._delivered[notifier] = self._delivered.get(notifier, 0) + 1
+
+    def add_failed(self, channel: str) -> None:
+        """Count an alert that a channel did not deliver. On any thread; never raises."""
+        with self._lock:
+            self._failed[channel] = self._failed.get(channel, 0) + 1
 
     def drop(self, reason: str, count: int = 1, detail: str | None = None) -> None:
         """Count a loss. On any thread; never raises, and logs nothing: that is left to :meth:`log_losses`.
@@ -128,7 +142,12 @@ class Counters:
     def snapshot(self) -> Counts:
         """Return all counts as they are now."""
         with self._lock:
-            return Counts(**self._counts, delivered=dict(self._delivered), drops=dict(self._drops))
+            return Counts(
+                **self._counts,
+                delivered=dict(self._delivered),
+                failed=dict(self._failed),
+                drops=dict(self._drops),
+            )
 
     def line_due_in(self) -> float | None:
         """Return the seconds until losses may be logged again, or None when there is nothing to tell."""

@@ -69,8 +69,80 @@ OTEL_PYTHON_SLOWSPAN_TRACE_URL = "OTEL_PYTHON_SLOWSPAN_TRACE_URL"
 OTEL_PYTHON_SLOWSPAN_REDACTED_PARAMETERS = "OTEL_PYTHON_SLOWSPAN_REDACTED_PARAMETERS"
 """Regular expressions: names of query parameters whose values are hidden; ``default``: the built-in ones."""
 
+OTEL_PYTHON_SLOWSPAN_ALERT_WINDOW = "OTEL_PYTHON_SLOWSPAN_ALERT_WINDOW"
+"""How long an alert is not told again: seconds, or ``10d``, ``36h``, ``90m``. Default: ``10d``."""
+
+OTEL_PYTHON_SLOWSPAN_ALERT_KEY = "OTEL_PYTHON_SLOWSPAN_ALERT_KEY"
+"""What makes one alert: ``parameters`` (default), ``?NAME``, ``hot_line``, or ``endpoint`` for the endpoint alone."""
+
+OTEL_PYTHON_SLOWSPAN_REALERT_RATIO = "OTEL_PYTHON_SLOWSPAN_REALERT_RATIO"
+"""A request so many times as slow as the worst one told is told again. Default: 2."""
+
+OTEL_PYTHON_SLOWSPAN_ALERTS_PER_HOUR = "OTEL_PYTHON_SLOWSPAN_ALERTS_PER_HOUR"
+"""The most alerts told in an hour. Default: 30."""
+
+OTEL_PYTHON_SLOWSPAN_REPORTS_PER_HOUR = "OTEL_PYTHON_SLOWSPAN_REPORTS_PER_HOUR"
+"""The most reports kept of one endpoint in an hour, by each process. Default: 60."""
+
+OTEL_PYTHON_SLOWSPAN_ALERT_STORE = "OTEL_PYTHON_SLOWSPAN_ALERT_STORE"
+"""URI of the store shared by all hosts: ``redis://…``, ``memcached://…``. Unset: SQLite in the report directory."""
+
+OTEL_PYTHON_SLOWSPAN_ALERT_STORE_FILE = "OTEL_PYTHON_SLOWSPAN_ALERT_STORE_FILE"
+"""Path of a file that holds ``OTEL_PYTHON_SLOWSPAN_ALERT_STORE``."""
+
+OTEL_PYTHON_SLOWSPAN_MATTERMOST_URL = "OTEL_PYTHON_SLOWSPAN_MATTERMOST_URL"
+"""The Mattermost server's address."""
+
+OTEL_PYTHON_SLOWSPAN_MATTERMOST_TOKEN = "OTEL_PYTHON_SLOWSPAN_MATTERMOST_TOKEN"
+"""Access token of a bot or user of Mattermost."""
+
+OTEL_PYTHON_SLOWSPAN_MATTERMOST_TOKEN_FILE = "OTEL_PYTHON_SLOWSPAN_MATTERMOST_TOKEN_FILE"
+"""Path of a file that holds the token."""
+
+OTEL_PYTHON_SLOWSPAN_MATTERMOST_LOGIN = "OTEL_PYTHON_SLOWSPAN_MATTERMOST_LOGIN"
+"""User name or email address at Mattermost, where there is no token."""
+
+OTEL_PYTHON_SLOWSPAN_MATTERMOST_PASSWORD = "OTEL_PYTHON_SLOWSPAN_MATTERMOST_PASSWORD"
+"""The password to it."""
+
+OTEL_PYTHON_SLOWSPAN_MATTERMOST_PASSWORD_FILE = "OTEL_PYTHON_SLOWSPAN_MATTERMOST_PASSWORD_FILE"
+"""Path of a file that holds the password."""
+
+OTEL_PYTHON_SLOWSPAN_MATTERMOST_CHANNEL = "OTEL_PYTHON_SLOWSPAN_MATTERMOST_CHANNEL"
+"""The channel's id, or ``team/channel``."""
+
+OTEL_PYTHON_SLOWSPAN_MATTERMOST_CA_FILE = "OTEL_PYTHON_SLOWSPAN_MATTERMOST_CA_FILE"
+"""Path of the certificates (PEM) that the Mattermost server's one is checked against."""
+
+OTEL_PYTHON_SLOWSPAN_MATTERMOST_PROXY = "OTEL_PYTHON_SLOWSPAN_MATTERMOST_PROXY"
+"""URL of the proxy before the Mattermost server."""
+
+OTEL_PYTHON_SLOWSPAN_MATTERMOST_THREADS = "OTEL_PYTHON_SLOWSPAN_MATTERMOST_THREADS"
+"""Whether a later alert of the same goes into the first one's thread. Default: true."""
+
+OTEL_PYTHON_SLOWSPAN_APPRISE_URLS = "OTEL_PYTHON_SLOWSPAN_APPRISE_URLS"
+"""URLs of Apprise, with commas or whitespace between them."""
+
+OTEL_PYTHON_SLOWSPAN_APPRISE_URLS_FILE = "OTEL_PYTHON_SLOWSPAN_APPRISE_URLS_FILE"
+"""Path of a file that holds them."""
+
+OTEL_PYTHON_SLOWSPAN_WEBHOOK_URL = "OTEL_PYTHON_SLOWSPAN_WEBHOOK_URL"
+"""Where each alert is posted as JSON."""
+
+OTEL_PYTHON_SLOWSPAN_WEBHOOK_URL_FILE = "OTEL_PYTHON_SLOWSPAN_WEBHOOK_URL_FILE"
+"""Path of a file that holds the webhook's URL."""
+
+OTEL_PYTHON_SLOWSPAN_WEBHOOK_SECRET = "OTEL_PYTHON_SLOWSPAN_WEBHOOK_SECRET"
+"""Key of the webhook's signature."""
+
+OTEL_PYTHON_SLOWSPAN_WEBHOOK_SECRET_FILE = "OTEL_PYTHON_SLOWSPAN_WEBHOOK_SECRET_FILE"
+"""Path of a file that holds the key."""
+
+OTEL_PYTHON_SLOWSPAN_NOTIFY_TIMEOUT = "OTEL_PYTHON_SLOWSPAN_NOTIFY_TIMEOUT"
+"""Seconds that a channel may take for one try. Default: 30."""
+
 OTEL_PYTHON_SLOWSPAN_NOTIFIERS = "OTEL_PYTHON_SLOWSPAN_NOTIFIERS"
-"""Names of the notifiers that are on, comma-separated, or ``none``. Default: ``file, log``."""
+"""Names of the notifiers that are on, comma-separated, or ``none``. Unset: file, log and the channels configured."""
 
 OTEL_PYTHON_SLOWSPAN_MAX_SAMPLES = "OTEL_PYTHON_SLOWSPAN_MAX_SAMPLES"
 """The most samples kept of one request. Default: 2000."""

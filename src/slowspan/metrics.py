@@ -10,7 +10,7 @@ from slowspan._version import __version__
 from slowspan.control import status as current_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from slowspan.control import Status
 
@@ -39,11 +39,14 @@ def register() -> None:
     counter("slowspan.spans.recorded", "Spans sampled because they were late", lambda status: status.recorded)
     counter("slowspan.spans.slow", "Spans over their threshold", lambda status: status.slow)
     counter("slowspan.reports", "Reports handed to a notifier", lambda status: status.reports)
-    meter.create_observable_counter(
-        "slowspan.drops",
-        [observe(lambda status: [Observation(n, {"reason": reason}) for reason, n in status.drops.items()])],
-        description="Losses by reason",
-    )
+
+    def counter_by(name: str, attribute: str, description: str, read: Callable[[Status], Mapping[str, int]]) -> None:
+        callback = observe(lambda status: [Observation(n, {attribute: key}) for key, n in read(status).items()])
+        meter.create_observable_counter(name, [callback], description=description)
+
+    counter_by("slowspan.drops", "reason", "Losses by reason", lambda status: status.drops)
+    counter_by("slowspan.delivered", "notifier", "Reports and alerts delivered", lambda status: status.delivered)
+    counter_by("slowspan.failed", "notifier", "Alerts not delivered in all tries", lambda status: status.failed)
     meter.create_observable_gauge(
         "slowspan.sampler.cost",
         [observe(lambda status: [Observation(status.sampler_cost)])],

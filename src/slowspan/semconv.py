@@ -17,6 +17,9 @@ PROFILE_ID: Final = "slowspan.profile.id"
 PROFILE_URL: Final = "slowspan.profile.url"
 """Where the report can be read."""
 
+PROFILE_DROPPED: Final = "slowspan.profile.dropped"
+"""Why no report was kept of the slow request; there only where none was."""
+
 THRESHOLD: Final = "slowspan.threshold"
 """The threshold that the request passed, in seconds."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slowspan import semconv
+from slowspan.counters import Drop
 from slowspan.delivery.naming import report_link
 from slowspan.report.summary import hot_text
 
@@ -30,6 +31,9 @@ def link_attributes(settings: Settings, recording: Recording) -> SpanAttributes:
         semconv.PROFILE_ID: recording.id,
         semconv.THRESHOLD: (recording.threshold_ns or 0) / 1e9,
     }
+    if not recording.kept:
+        attributes[semconv.PROFILE_DROPPED] = Drop.REPORT_LIMIT
+        return attributes
     url = report_link(settings, recording.id, recording.name)
     if url is not None:
         attributes[semconv.PROFILE_URL] = url

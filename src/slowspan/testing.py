@@ -15,6 +15,8 @@ class InMemoryNotifier:
     Reports arrive on slowspan's threads: call ``force_flush`` of the tracer provider before looking.
     """
 
+    receives = "reports"
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._reports: list[Report] = []

@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace import Span
 from slowspan import semconv
 from slowspan.counters import Drop
 from slowspan.delivery.naming import report_name
+from slowspan.delivery.report_limit import ReportLimit
 from slowspan.fork import call_after_fork
 from slowspan.recording import carriers
 from slowspan.recording.carriers import calling_thread, carrier_that_starts
@@ -90,6 +91,7 @@ class SpanWatcher:
         # A forked child counts its own spans; those that run go on in the parent.
         self.young: dict[Span, Carrier] = {}
         self._recordings: weakref.WeakKeyDictionary[Span, Recording] = weakref.WeakKeyDictionary()
+        self._report_limit = ReportLimit(self._settings.reports_per_hour)
         self._started = itertools.count()
         self._started_reads = 0
         self._started_lock = threading.Lock()
@@ -266,6 +268,9 @@ class SpanWatcher:
             recording.id = os.urandom(8).hex()
             endpoint = semconv.endpoint(http.method, http.route or http.path, span.name)
             recording.name = report_name(recording.start_ns, endpoint, recording.id)
+            recording.kept = self._report_limit.admits(endpoint)
+            if not recording.kept:
+                self._counters.drop(Drop.REPORT_LIMIT, detail=endpoint)
         recording.threshold_ns = threshold_ns
         span.set_attributes(link_attributes(self._settings, recording))
 
@@ -295,6 +300,7 @@ class SpanWatcher:
             native_id=recording.carrier.native_id,
             lost=recording.lost,
             data=trace.snapshot() if trace is not None else None,
+            kept=recording.kept,
             session=session,
         )
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 PAGE_SUFFIX = ".html"
 PROFILE_SUFFIX = ".json.gz"
 
+ALERT_STATE = "alerts.sqlite3"
+"""The file beside the reports that says who has been told what, and what could not be told yet."""
+
 _MAX_ENDPOINT = 80
 """Characters of the endpoint in a name; with time, id and suffix a file name has at most 127."""
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from slowspan.counters import Drop, DropError
-from slowspan.delivery.naming import report_url, trace_url
+from slowspan.delivery.naming import ALERT_STATE, report_url, trace_url
 from slowspan.delivery.queue import DeliveryQueue
 from slowspan.fork import call_after_fork
 from slowspan.report.report import Report
@@ -17,16 +17,23 @@ if TYPE_CHECKING:
 
     from slowspan.config import Settings
     from slowspan.counters import Counters
+    from slowspan.delivery.alerting import Alerter
     from slowspan.notifiers.base import Notifier
     from slowspan.recording.profile import Profile
+    from slowspan.report.alert import Alert
 
 
-class Identified(Protocol):
-    """What can be submitted: anything with the id of its profile."""
+class Submitted(Protocol):
+    """What can be submitted: a recording that has ended, or one of a request that still runs."""
 
     @property
     def id(self) -> str:
         """The profile's id; a later one with the same id replaces one that still waits."""
+        ...
+
+    @property
+    def kept(self) -> bool:
+        """Whether the limit on reports lets this one be kept."""
         ...
 
 
@@ -42,11 +49,11 @@ class RenderHtml(Protocol):
         ...
 
 
-F = TypeVar("F", bound=Identified)
+F = TypeVar("F", bound=Submitted)
 
 
 class Delivery(Generic[F]):
-    """Turns finished recordings into reports and hands each to every notifier.
+    """Turns finished recordings into reports and hands them to the notifiers: to some each, to some as alerts.
 
     One thread resolves recordings; each notifier has a queue and a thread of its own, so that one that hangs
     or fails takes nothing from the others. All threads start with the first recording, in every process anew.
@@ -58,6 +65,7 @@ class Delivery(Generic[F]):
         resolve: Makes a profile from what was submitted, on the delivery thread.
         render_html: Makes a report's page, on the thread of the first notifier that asks for it.
         compress: Makes a profile's stored form, likewise.
+        clock: Unix time in seconds, for alerts.
     """
 
     def __init__(
@@ -69,6 +77,7 @@ class Delivery(Generic[F]):
         resolve: Callable[[F], Profile],
         render_html: RenderHtml,
         compress: Callable[[Profile], bytes],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._counters = counters
@@ -76,15 +85,16 @@ class Delivery(Generic[F]):
         self._resolve = resolve
         self._render_html = render_html
         self._compress = compress
-        self._lanes: tuple[_Lane, ...] | None = None
+        self._clock = clock
+        self._receivers: _Receivers | None = None
         self._intake: DeliveryQueue[F] = DeliveryQueue(
-            self._deliver, name="slowspan-delivery", size=settings.queue_size, counters=counters
+            self._deliver, name="slowspan-delivery", size=settings.queue_size, counters=counters, tick=self._tick
         )
-        call_after_fork(self._forget_lanes)
+        call_after_fork(self._forget_receivers)
 
-    def _forget_lanes(self) -> None:
+    def _forget_receivers(self) -> None:
         # A forked child makes its own: connections and locks of the parent's notifiers are not for sharing.
-        self._lanes = None
+        self._receivers = None
 
     def start(self) -> None:
         """Start the delivery thread ahead of the first submission, from a thread that has the time."""
@@ -105,14 +115,14 @@ class Delivery(Generic[F]):
         """
         deadline = time.monotonic() + timeout_millis / 1000
         resolved = self._intake.begin_flush(deadline).wait()
-        flushes = [lane.queue.begin_flush(deadline) for lane in self._lanes or ()]
+        flushes = [queue.begin_flush(deadline) for queue in self._queues()]
         delivered = [flush.wait() for flush in flushes]
         return resolved and all(delivered)
 
     def shutdown(self, timeout: float | None = None) -> bool:
         """Deliver what is queued, within the time limit, and end all threads; count what is left as lost.
 
-        A notifier that hangs keeps its daemon thread, never the caller.
+        A notifier that hangs keeps its daemon thread, never the caller. Alerts that were not told wait in the outbox.
 
         Args:
             timeout: Time limit in seconds; the setting ``flush_timeout`` when None.
@@ -123,34 +133,95 @@ class Delivery(Generic[F]):
         deadline = time.monotonic() + (self._settings.flush_timeout if timeout is None else timeout)
         self._intake.close()
         resolved = self._intake.join(_until(deadline))
-        lanes = self._lanes or ()
-        for lane in lanes:
-            lane.queue.close()
-        delivered = [lane.queue.join(_until(deadline)) for lane in lanes]
+        receivers = self._receivers
+        if receivers is not None:
+            receivers.close()
+        delivered = [queue.join(_until(deadline)) for queue in self._queues()]
+        if receivers is not None and receivers.alerter is not None:
+            receivers.alerter.shutdown()
         self._counters.log_losses(now=True)
         return resolved and all(delivered)
 
+    def _queues(self) -> Sequence[DeliveryQueue[Any]]:
+        return self._receivers.queues() if self._receivers is not None else ()
+
+    def _prepare(self) -> _Receivers:
+        if self._receivers is None:
+            notifiers = self._load()
+            lanes = [_Lane(*one, self._settings.queue_size, self._counters) for one in notifiers if _gets_reports(one)]
+            self._receivers = _Receivers(lanes, self._alerter([one for one in notifiers if not _gets_reports(one)]))
+            self._intake.wake()
+        return self._receivers
+
+    def _alerter(self, notifiers: Sequence[tuple[str, Notifier]]) -> Alerter | None:
+        if not notifiers:
+            return None
+        # Imported here because most processes have no channel to tell alerts to.
+        from slowspan.delivery.alerting import Alerter
+
+        return Alerter.from_settings(
+            self._settings,
+            self._counters,
+            notifiers,
+            restore=self._restore,
+            wake=self._intake.wake,
+            clock=self._clock,
+        )
+
     def _deliver(self, finished: F) -> None:
-        lanes = self._lanes
-        if lanes is None:
-            size = self._settings.queue_size
-            lanes = tuple(_Lane(name, notifier, size, self._counters) for name, notifier in self._load())
-            self._lanes = lanes
-        if not lanes:
+        receivers = self._prepare()
+        if not (receivers.lanes and finished.kept) and receivers.alerter is None:
             return
         profile = self._resolve(finished)
+        if finished.kept:
+            report = self._report(profile)
+            if not profile.running:
+                self._counters.add("reports")
+            for lane in receivers.lanes:
+                lane.put(report)
+        if receivers.alerter is not None:
+            receivers.alerter.consider(profile, partial(self._report, profile))
+
+    def _tick(self) -> float | None:
+        # Before the first slow request notifiers are loaded only where an earlier process may have left something.
+        if self._receivers is None and not (self._settings.report_dir / ALERT_STATE).exists():
+            return None
+        alerter = self._prepare().alerter
+        return alerter.tick() if alerter is not None else None
+
+    def _report(self, profile: Profile, alert: Alert | None = None) -> Report:
         link = trace_url(self._settings, profile.span.trace_id, profile.span.span_id)
-        report = Report(
+        return Report(
             profile,
             render_html=partial(self._render_html, trace_url=link),
             compress=self._compress,
             url=report_url(self._settings, profile.id, profile.name),
             trace_url=link,
+            alert=alert,
         )
-        if not profile.running:
-            self._counters.add("reports")
-        for lane in lanes:
-            lane.put(report)
+
+    def _restore(self, stored: bytes, alert: Alert) -> Report:
+        # Imported here because only an alert that waited in the outbox needs it.
+        from slowspan.recording.profile import read_profile
+
+        return self._report(read_profile(stored), alert)
+
+
+class _Receivers(NamedTuple):
+    """The notifiers of one process: lanes for those that get every report, an alerter for the others."""
+
+    lanes: list[_Lane]
+    alerter: Alerter | None
+
+    def queues(self) -> list[DeliveryQueue[Any]]:
+        channels = self.alerter.channels.values() if self.alerter is not None else ()
+        return [*(lane.queue for lane in self.lanes), *(channel.queue for channel in channels)]
+
+    def close(self) -> None:
+        for lane in self.lanes:
+            lane.queue.close()
+        if self.alerter is not None:
+            self.alerter.close()
 
 
 class _Lane:
@@ -187,6 +258,10 @@ class _Lane:
         except Exception as error:
             raise DropError(Drop.NOTIFIER_FAILED, f"{self._name}: {error!r}") from error
         self._counters.add_delivered(self._name)
+
+
+def _gets_reports(named: tuple[str, Notifier]) -> bool:
+    return getattr(named[1], "receives", "alerts") == "reports"
 
 
 def _until(deadline: float) -> float:

@@ -58,6 +58,9 @@ class DeliveryQueue(Generic[T]):
         flush: Called on the thread at a flush, after the last item, with the remaining time in milliseconds;
             returns whether everything was delivered.
         close: Called on the thread when it ends after :meth:`close`.
+        tick: Called on the thread when it starts, after :meth:`wake`, and when the seconds have passed that it returned
+            at its last call; None when there is nothing to wait for.
+        gave_way: Called with the oldest item when the queue is full, on the thread that puts a newer one.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class DeliveryQueue(Generic[T]):
         counters: Counters,
         flush: Callable[[int], bool] | None = None,
         close: Callable[[], None] | None = None,
+        tick: Callable[[], float | None] | None = None,
+        gave_way: Callable[[T], None] | None = None,
     ) -> None:
         self._handle = handle
         self._name = name
@@ -76,6 +81,8 @@ class DeliveryQueue(Generic[T]):
         self._counters = counters
         self._flush_hook = flush
         self._close_hook = close
+        self._tick_hook = tick
+        self._gave_way_hook = gave_way
         self._closed = False
         self._reset()
         call_after_fork(self._reset)
@@ -88,6 +95,7 @@ class DeliveryQueue(Generic[T]):
         self._waiting: OrderedDict[str, T] = OrderedDict()
         self._flushes: list[Flush] = []
         self._busy = False
+        self._tick_at: float | None = None if self._tick_hook is None else 0.0
         self._thread: threading.Thread | None = None
 
     def start(self) -> bool:
@@ -115,25 +123,35 @@ class DeliveryQueue(Generic[T]):
             item: What ``handle`` gets.
         """
         try:
-            reason = self._put(key, item)
+            reason, oldest = self._put(key, item)
+            if oldest is not None and self._gave_way_hook is not None:
+                self._gave_way_hook(oldest)
         except Exception as error:  # noqa: BLE001 -- runs on a request's thread
             self._counters.drop(Drop.INTERNAL_ERROR, detail=f"{self._name}: {error!r}")
         else:
             if reason is not None:
                 self._counters.drop(reason, detail=self._name)
 
-    def _put(self, key: str, item: T) -> str | None:
+    def _put(self, key: str, item: T) -> tuple[str | None, T | None]:
+        """Queue an item; return the reason of a loss, and what was lost if it is not the item itself."""
+        oldest = None
         with self._lock:
             if self._closed:
-                return Drop.SHUTDOWN
+                return Drop.SHUTDOWN, None
             if not self.start():
-                return Drop.NO_THREAD
-            full = key not in self._waiting and len(self._waiting) >= self._size
-            if full:
-                self._waiting.popitem(last=False)
+                return Drop.NO_THREAD, None
+            if key not in self._waiting and len(self._waiting) >= self._size:
+                _, oldest = self._waiting.popitem(last=False)
             self._waiting[key] = item
             self._work.notify()
-        return Drop.QUEUE_FULL if full else None
+        return (None if oldest is None else Drop.QUEUE_FULL), oldest
+
+    def wake(self) -> None:
+        """Have ``tick`` called soon. On any thread."""
+        with self._lock:
+            if self._tick_hook is not None:
+                self._tick_at = 0.0
+                self._work.notify()
 
     def begin_flush(self, deadline: float) -> Flush:
         """Ask for the delivery of everything queued, without waiting for it.
@@ -224,7 +242,19 @@ class DeliveryQueue(Generic[T]):
                     return self._counters.log_losses
                 if self._closed:
                     return None
-                self._work.wait(due_in)
+                tick_in = None if self._tick_at is None else max(0.0, self._tick_at - time.monotonic())
+                if tick_in == 0:
+                    return self._tick
+                self._work.wait(min((wait for wait in (due_in, tick_in) if wait is not None), default=None))
+
+    def _tick(self) -> None:
+        with self._lock:
+            self._tick_at = None
+        wait = self._tick_hook() if self._tick_hook is not None else None
+        with self._lock:
+            # Unless somebody has called ``wake`` meanwhile.
+            if self._tick_at is None and wait is not None:
+                self._tick_at = time.monotonic() + wait
 
     def _do(self, job: Callable[[], None]) -> None:
         self._guard(job)

@@ -13,8 +13,8 @@ What a notifier may have besides the methods of the protocol:
 - ``receives = "reports"``: it gets every report that is kept. Without it, it gets alerts: each slow endpoint once per
   window, with ``report.alert`` set, retried when it raises, and kept for later when it cannot be reached.
 - ``notify_digest(digest)``: tell what the limit on alerts per hour has held back. Without it, it is not told.
-- ``check()``: reach the other side without telling anybody anything, for ``slowspan check``; return one line on what was
-  found (``posts to town-square of acme as @slowspan``), or raise :class:`DeliveryError` with what to do.
+- ``check()``: reach the other side without telling anybody anything, for ``slowspan check``; return one line on what
+  was found (``posts to town-square of acme as @slowspan``), or raise :class:`DeliveryError` with what to do.
 """
 
 from __future__ import annotations

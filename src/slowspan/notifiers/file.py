@@ -38,6 +38,8 @@ class FileNotifier:
         clock: Monotonic time in seconds.
     """
 
+    receives = "reports"
+
     def __init__(
         self,
         store: ReportStore,
@@ -81,6 +83,15 @@ class FileNotifier:
             raise
         if self._logs:
             log_report(report, report.url or str(page))
+
+    def check(self) -> str:
+        """Make or verify the report directory.
+
+        Raises:
+            ReportDirError: It cannot be used; says what to do.
+        """
+        with self._store.opened():
+            return f"writes into {self._store.directory}"
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:  # noqa: ARG002 -- the protocol's signature
         """Delete what is still to be deleted. Every report has been written by then."""

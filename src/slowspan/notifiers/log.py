@@ -51,6 +51,8 @@ class LogNotifier:
         silent: Whether the line is left to the file notifier.
     """
 
+    receives = "reports"
+
     def __init__(self, *, silent: bool = False) -> None:
         self._silent = silent
 
@@ -63,6 +65,10 @@ class LogNotifier:
         """Write the line."""
         if not self._silent:
             log_report(report, report.url)
+
+    def check(self) -> str:
+        """Return what is written where."""
+        return "the file notifier writes the line" if self._silent else "writes to the logger slowspan.report"
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:  # noqa: ARG002 -- the protocol's signature
         """Return True: nothing is held back."""

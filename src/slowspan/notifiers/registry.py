@@ -35,6 +35,8 @@ class FunctionNotifier:
 
     def __init__(self, function: Callable[[Report], object]) -> None:
         self._function = function
+        # As a notifier says it: without it the function gets alerts.
+        self.receives: str = getattr(function, "receives", "alerts")
         self._is_shut_down = False
 
     def notify(self, report: Report) -> None:

@@ -29,6 +29,8 @@ class Finished(NamedTuple):
     native_id: int
     lost: Lost | None
     data: TraceData | None
+    kept: bool = True
+    """Whether the limit on reports lets this one be kept."""
     session: Session | None = None
     """What the inline engine saw, or None."""
 

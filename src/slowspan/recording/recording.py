@@ -88,6 +88,7 @@ class Recording:
         threshold_ns: Set when the request has crossed it, else None.
         id: 16 hexadecimal digits, set with the threshold.
         name: The report's file name without extension, set with the threshold.
+        kept: Whether the limit on reports lets this one be kept; set with the threshold.
     """
 
     selected: bool | None = None
@@ -98,6 +99,7 @@ class Recording:
     ended: bool = False
     id: str = ""
     name: str = ""
+    kept: bool = True
     hung_ns: int
     origin_ns: int
 

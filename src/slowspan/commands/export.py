@@ -1,0 +1,40 @@
+"""``slowspan export``: one profile in another format."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from slowspan.commands.common import directory_option, find_profile, profile_argument, read_stored
+from slowspan.report.formats import FORMATS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command()
+@profile_argument
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(sorted(FORMATS)),
+    required=True,
+    help="html: the page. json: the profile itself. session: for pyinstrument --load. "
+    "speedscope: for speedscope.app. text: what show prints, at full width.",
+)
+@click.option("--output", "-o", type=click.Path(dir_okay=False, allow_dash=True), default="-", help="A file, or -.")
+@directory_option
+def export(profile: str, format_name: str, output: str, report_dir: Path | None) -> None:
+    """Write a profile in another format."""
+    data = FORMATS[format_name](read_stored(find_profile(profile, report_dir))).encode("utf-8")
+    if output == "-":
+        click.echo(data, nl=False)
+        return
+    try:
+        # Reports are private: a new file is for its owner only.
+        with open(output, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            file.write(data)
+    except OSError as error:
+        raise click.ClickException(f"cannot write {output}: {error.strerror}") from error

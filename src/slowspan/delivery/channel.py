@@ -1,0 +1,200 @@
+"""One channel for alerts: a notifier with its queue, its time limit and its retries."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from slowspan.counters import Drop
+from slowspan.delivery.queue import DeliveryQueue
+from slowspan.notifiers.base import DeliveryError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slowspan.counters import Counters
+    from slowspan.delivery.alert_store import Claim
+    from slowspan.delivery.outbox import Pending
+    from slowspan.notifiers.base import Notifier
+    from slowspan.report.alert import Digest
+    from slowspan.report.report import Report
+
+RETRIES = 3
+"""Further tries at once; what fails then waits in the outbox."""
+
+FIRST_WAIT = 1.0
+"""Seconds before the second try; doubles with each, and has as much again of jitter."""
+
+LONGEST_WAIT = 60.0
+"""Seconds between two tries at once: who asks for more is tried again from the outbox."""
+
+
+@dataclass(eq=False)
+class Telling:
+    """One alert on its way to all channels, or again to one of them."""
+
+    report: Report
+    claim: Claim
+    waiting_for: set[str]
+    """Names of the channels that have not answered yet."""
+    pending: Pending | None = None
+    """Its place in the outbox, where it comes from there."""
+    delivered: bool = False
+    kept: bool = False
+    """Whether a channel that failed has it in the outbox."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Channel:
+    """Tells alerts to one notifier, on a thread of its own.
+
+    A try that outlasts its time limit is given up: its thread is left to itself, and until it ends the notifier is not
+    called again.
+
+    Args:
+        name: The notifier's name.
+        notifier: Where alerts go.
+        size: The most alerts that wait.
+        time_limit: Seconds for one try.
+        counters: Where losses are counted.
+        outcome: Called on the channel's thread with the telling, the channel's name and None or what went wrong.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        notifier: Notifier,
+        *,
+        size: int,
+        time_limit: float,
+        counters: Counters,
+        outcome: Callable[[Telling, str, DeliveryError | None], None],
+    ) -> None:
+        self.name = name
+        self._notifier = notifier
+        self._time_limit = time_limit
+        self._counters = counters
+        self._outcome = outcome
+        self._closing = threading.Event()
+        self._hanging: threading.Thread | None = None
+        self.queue: DeliveryQueue[Telling | Digest] = DeliveryQueue(
+            self._handle,
+            name=f"slowspan-{name}",
+            size=size,
+            counters=counters,
+            flush=notifier.force_flush,
+            close=notifier.shutdown,
+            gave_way=self._give_way,
+        )
+
+    def put(self, telling: Telling) -> None:
+        """Queue an alert. Takes microseconds; never raises."""
+        # Without a thread, as at the exit of Python 3.12, the alert is told on this one: better than not at all.
+        if self.queue.start():
+            self.queue.put(telling.report.profile.id, telling)
+        else:
+            self._handle(telling)
+
+    def put_digest(self, digest: Digest) -> None:
+        """Queue the message on what was held back, where the notifier can tell it."""
+        if hasattr(self._notifier, "notify_digest"):
+            self.queue.put(f"digest {digest.hour_ns}", digest)
+
+    def close(self) -> None:
+        """Deliver what waits, without further waiting between tries, and end the thread. Does not wait for it."""
+        self._closing.set()
+        self.queue.close()
+
+    def _handle(self, item: Telling | Digest) -> None:
+        if not isinstance(item, Telling):
+            self._tell_digest(item)
+            return
+        error: DeliveryError | None = None
+        try:
+            # What comes from the outbox has been tried often enough; the next one may have better luck.
+            if item.pending is None:
+                self._try_often(item.report)
+            else:
+                self._try(item.report)
+        except Exception as failure:  # noqa: BLE001 - a notifier is somebody else's code
+            error = self._explain(failure)
+        self._outcome(item, self.name, error)
+
+    def _give_way(self, item: Telling | Digest) -> None:
+        if isinstance(item, Telling):
+            self._outcome(item, self.name, DeliveryError(f"{self.name}: too many alerts waited"))
+
+    def _tell_digest(self, digest: Digest) -> None:
+        try:
+            self._limited(self._notifier.notify_digest, digest)  # type: ignore[attr-defined]
+        except Exception as failure:  # noqa: BLE001 - as above
+            self._counters.drop(Drop.NOTIFIER_FAILED, detail=str(self._explain(failure)))
+
+    def _explain(self, failure: Exception) -> DeliveryError:
+        if isinstance(failure, DeliveryError):
+            return DeliveryError(f"{self.name}: {failure}", retry=failure.retry, retry_after=failure.retry_after)
+        return DeliveryError(f"{self.name}: {failure!r}")
+
+    def _try(self, report: Report) -> None:
+        self._limited(self._notifier.notify, report)
+
+    def _try_often(self, report: Report) -> None:
+        try:
+            # Imported here because only channels need it; every extra for a channel brings it.
+            import tenacity
+        except ImportError:
+            self._try(report)
+            return
+        backoff = tenacity.wait_exponential(FIRST_WAIT, LONGEST_WAIT / 2) + tenacity.wait_random(0, FIRST_WAIT)
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            asked_for = error.retry_after if isinstance(error, DeliveryError) else None
+            return backoff(state) if asked_for is None else asked_for
+
+        tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(1 + RETRIES) | tenacity.stop_when_event_set(self._closing),
+            wait=wait,
+            retry=tenacity.retry_if_exception(_is_worth_another_try),
+            sleep=tenacity.sleep_using_event(self._closing),
+            reraise=True,
+        )(self._try, report)
+
+    def _limited(self, function: Callable[..., object], *args: Any) -> None:
+        """Call somebody else's code with a time limit."""
+        if self._hanging is not None and self._hanging.is_alive():
+            raise DeliveryError(f"is still busy with an earlier alert after {self._time_limit:g} s")
+        outcome: list[Exception | None] = []
+
+        def run() -> None:
+            try:
+                function(*args)
+            except Exception as error:  # noqa: BLE001 - raised again below, where somebody waits for it
+                outcome.append(error)
+            else:
+                outcome.append(None)
+
+        # The context says that OpenTelemetry's instrumentation is suppressed here.
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=context.run, args=(run,), name=f"slowspan-{self.name}-try", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            run()  # Python 3.12 starts no thread at interpreter exit.
+        else:
+            thread.join(self._time_limit)
+            if thread.is_alive():
+                self._hanging = thread
+                raise DeliveryError(f"took longer than notify_timeout, {self._time_limit:g} s")
+        if not outcome:
+            raise DeliveryError("was made to end")
+        if outcome[0] is not None:
+            raise outcome[0]
+
+
+def _is_worth_another_try(error: BaseException) -> bool:
+    if not isinstance(error, DeliveryError):
+        return isinstance(error, Exception)
+    return error.retry and (error.retry_after or 0.0) <= LONGEST_WAIT

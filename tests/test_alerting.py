@@ -1,0 +1,369 @@
+"""Who is told what: once per window, on every channel, and again when a channel is back."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from profiles import make_span
+from reports import PAGE, make_named_profile
+from slowspan.config import Settings
+from slowspan.counters import Counters, Drop
+from slowspan.delivery import channel as channel_module
+from slowspan.delivery.alerting import FIRST_RETRY
+from slowspan.delivery.pipeline import Delivery
+from slowspan.notifiers.base import DeliveryError
+from slowspan.report.stored import compress_profile
+from slowspan.testing import InMemoryNotifier
+from support import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from slowspan.recording.profile import Profile
+    from slowspan.report.alert import Digest
+    from slowspan.report.report import Report
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+SECOND = 1_000_000_000
+
+
+class Clock:
+    """Unix time that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_795_290_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Pager(InMemoryNotifier):
+    """A channel that gets alerts, and can be broken for a while."""
+
+    receives = "alerts"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error: Exception | None = None
+        self.digests: list[Digest] = []
+
+    def notify(self, report: Report) -> None:
+        if self.error is not None:
+            raise self.error
+        super().notify(report)
+
+    def notify_digest(self, digest: Digest) -> None:
+        self.digests.append(digest)
+
+    @property
+    def seen_more(self) -> list[int]:
+        """What the alerts said, in their order."""
+        return [report.alert.seen_more for report in self.reports]
+
+
+class Finished:
+    """What stands in for a finished recording."""
+
+    def __init__(self, profile: Profile, *, kept: bool = True) -> None:
+        self.profile = profile
+        self.id = profile.id
+        self.kept = kept
+
+
+class Shop:
+    """A delivery with channels, and slow requests for it."""
+
+    def __init__(self, directory: Path, clock: Clock, *channels: Any, **options: Any) -> None:
+        self.clock = clock
+        self.counters = Counters()
+        self.number = 0
+        names = [f"{type(channel).__name__.lower()}{index}" for index, channel in enumerate(channels)]
+        self.delivery: Delivery[Finished] = Delivery(
+            Settings(report_dir=directory, **options),
+            self.counters,
+            load=lambda: list(zip(names, channels, strict=True)),
+            resolve=lambda finished: finished.profile,
+            render_html=lambda stored, trace_url=None: PAGE,
+            compress=compress_profile,
+            clock=clock,
+        )
+
+    def slow(self, route: str = "/orders/<id>", seconds: float = 2.0, *, kept: bool = True, **changes: Any) -> None:
+        """Let a slow request end, and wait until everybody has been told who is told."""
+        self.number += 1
+        span = make_span(route=route, **changes.pop("span", {}))
+        values = {"number": self.number, "span": span, "duration_ns": round(seconds * SECOND), **changes}
+        self.delivery.submit(Finished(make_named_profile(**values), kept=kept))
+        assert self.delivery.force_flush(60_000)
+
+    def tick(self) -> None:
+        """Let the delivery thread look at what is due."""
+        self.delivery._intake.wake()
+        assert self.delivery.force_flush(60_000)
+        assert self.delivery.force_flush(60_000)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel_module, "FIRST_WAIT", 0.001)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def open_shop(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., Shop]]:
+    shops: list[Shop] = []
+
+    def open_shop(*channels: Any, **options: Any) -> Shop:
+        shops.append(Shop(tmp_path / "reports", clock, *channels, **options))
+        return shops[-1]
+
+    yield open_shop
+    for shop in shops:
+        shop.delivery.shutdown(30)
+
+
+@pytest.fixture
+def pager() -> Pager:
+    return Pager()
+
+
+# -- Once per window.
+
+
+def test_an_endpoint_is_told_once_per_window(open_shop: Callable[..., Shop], pager: Pager, clock: Clock) -> None:
+    """The first slow request is told, its like are counted, and the next window's first says how many there were."""
+    shop = open_shop(pager)
+    for _ in range(5):
+        shop.slow()
+    assert pager.seen_more == [0]
+    assert not pager.reports[0].alert.told_before
+    clock.now += 11 * DAY
+    shop.slow(seconds=1.5)
+    assert pager.seen_more == [0, 4]
+    again = pager.reports[1].alert
+    assert (again.told_before, again.worst_ns, again.since_ns) == (True, 2 * SECOND, 1_795_290_000 * SECOND)
+
+
+def test_other_endpoints_and_parameters_are_told_apart(open_shop: Callable[..., Shop], pager: Pager) -> None:
+    """Another route or another parameter is another alert; ``alert_key`` can leave the parameters out."""
+    shop = open_shop(pager)
+    for page in ("1", "2"):
+        shop.slow(span={"parameters": (("page", page),)})
+        shop.slow("/basket", span={"parameters": (("page", page),)})
+    assert len(pager.reports) == 4
+    coarse = Pager()
+    shop = open_shop(coarse, alert_key=(), alert_store="memory://")
+    for page in ("1", "2"):
+        shop.slow(span={"parameters": (("page", page),)})
+    assert len(coarse.reports) == 1
+
+
+def test_a_much_slower_request_is_told_again(open_shop: Callable[..., Shop], pager: Pager) -> None:
+    """Inside the window one is told again that takes ``realert_ratio`` times the worst that was told."""
+    shop = open_shop(pager)
+    for seconds in (2.0, 3.9, 4.1, 5.0, 8.0, 8.2):
+        shop.slow(seconds=seconds)
+    assert [report.profile.duration_ns / SECOND for report in pager.reports] == [2.0, 4.1, 8.2]
+
+
+def test_processes_on_one_directory_tell_once(open_shop: Callable[..., Shop]) -> None:
+    """Workers that share a report directory, as after a restart too, share what has been told."""
+    pagers = [Pager() for _ in range(3)]
+    for pager in pagers:
+        shop = open_shop(pager)
+        shop.slow()
+        shop.delivery.shutdown(30)
+    assert [len(pager.reports) for pager in pagers] == [1, 0, 0]
+
+
+def test_a_request_that_still_runs_is_told_once(open_shop: Callable[..., Shop], pager: Pager) -> None:
+    """Its renewed partial profiles, and the final one, are no further alerts, however much longer it has taken."""
+    shop = open_shop(pager)
+    for seconds, running in ((10.0, True), (20.0, True), (45.0, False)):
+        shop.slow(number=1, seconds=seconds, running=running)
+    assert [report.profile.running for report in pager.reports] == [True]
+
+
+def test_limit_on_alerts_per_hour(open_shop: Callable[..., Shop], pager: Pager, clock: Clock) -> None:
+    """A stranger who varies the path cannot flood a channel; one message at the end of the hour says what was held."""
+    clock.now -= clock.now % HOUR
+    shop = open_shop(pager, alerts_per_hour=3)
+    for number in range(10):
+        shop.slow(f"/{number % 5}")
+    assert len(pager.reports) == 3
+    assert shop.counters.snapshot().drops[Drop.ALERT_LIMIT] == 4
+    assert pager.digests == []
+    clock.now += HOUR + 1
+    shop.tick()
+    (digest,) = pager.digests
+    assert digest.alerts == 4
+    assert sorted(count for _, count, _ in digest.endpoints) == [2, 2]
+    shop.tick()
+    assert len(pager.digests) == 1
+    shop.slow("/4")
+    assert len(pager.reports) == 4
+
+
+def test_alerts_without_a_kept_report(open_shop: Callable[..., Shop], pager: Pager) -> None:
+    """Beyond the limit on reports nothing is kept, but slow requests go on to be counted and told."""
+    everything = InMemoryNotifier()
+    shop = open_shop(pager, everything)
+    shop.slow(kept=False)
+    shop.slow()
+    assert pager.seen_more == [0]
+    assert len(everything.reports) == 1
+
+
+# -- Every channel.
+
+
+def test_five_channels_of_which_two_work(open_shop: Callable[..., Shop]) -> None:
+    """One hangs, one refuses, one is slow: the two others have the alert meanwhile."""
+    release = threading.Event()
+
+    class Hanging(Pager):
+        def notify(self, report: Report) -> None:
+            release.wait(60)
+
+    class Refusing(Pager):
+        def notify(self, report: Report) -> None:
+            raise ConnectionRefusedError("refused")
+
+    class Slow(Pager):
+        def notify(self, report: Report) -> None:
+            release.wait(60)
+            super().notify(report)
+
+    good = Pager(), Pager()
+    shop = open_shop(Hanging(), Refusing(), good[0], Slow(), good[1])
+    shop.delivery.submit(Finished(make_named_profile(1)))
+    try:
+        eventually(lambda: all(pager.reports for pager in good))
+    finally:
+        release.set()
+    assert shop.delivery.force_flush(60_000)
+    counts = shop.counters.snapshot()
+    assert {name for name, count in counts.delivered.items() if count} >= {"pager2", "slow3", "pager4"}
+    assert counts.failed == {"refusing1": 1}
+
+
+def test_a_failure_for_good_is_a_loss(open_shop: Callable[..., Shop], pager: Pager) -> None:
+    """A wrong token is counted and named, and silences nothing: the next slow request is told again."""
+    pager.error = DeliveryError("the token is wrong", retry=False)
+    shop = open_shop(pager)
+    shop.slow()
+    assert shop.counters.snapshot().drops == {Drop.NOTIFIER_FAILED: 1}
+    pager.error = None
+    shop.slow()
+    assert len(pager.reports) == 1
+
+
+# -- When a channel is away.
+
+
+def test_a_channel_that_was_away(open_shop: Callable[..., Shop], pager: Pager, clock: Clock) -> None:
+    """It gets each alert once, late, with the time at which it happened; meanwhile the like are only counted."""
+    pager.error = ConnectionError("refused")
+    shop = open_shop(pager)
+    started = clock.now
+    for _ in range(3):
+        shop.slow("/orders")
+        shop.slow("/basket")
+    while clock.now < started + HOUR:
+        clock.now += FIRST_RETRY
+        shop.tick()
+    assert pager.reports == ()
+    pager.error = None
+    clock.now += HOUR
+    shop.tick()
+    eventually(lambda: len(pager.reports) == 2)
+    assert sorted(report.profile.span.route for report in pager.reports) == ["/basket", "/orders"]
+    profile = pager.reports[0].profile
+    assert pager.reports[0].alert.late_ns == profile.start_time_ns + profile.duration_ns
+    assert pager.reports[0].html() == PAGE
+    for _ in range(3):
+        clock.now += HOUR
+        shop.tick()
+        shop.slow("/orders")
+    assert len(pager.reports) == 2
+    assert shop.counters.snapshot().drops == {}
+
+
+def test_only_the_channel_that_was_away_is_told_late(
+    open_shop: Callable[..., Shop], pager: Pager, clock: Clock
+) -> None:
+    """The others have been told, and are not told twice."""
+    broken = Pager()
+    broken.error = ConnectionError("refused")
+    shop = open_shop(pager, broken)
+    shop.slow()
+    broken.error = None
+    clock.now += FIRST_RETRY + 1
+    shop.tick()
+    eventually(lambda: broken.reports)
+    assert len(pager.reports) == 1
+
+
+def test_undelivered_alerts_survive_a_restart(open_shop: Callable[..., Shop], pager: Pager, clock: Clock) -> None:
+    """What could not be told before a shutdown is told by the next process, before it has a slow request of its own."""
+    pager.error = ConnectionError("refused")
+    first = open_shop(pager)
+    first.slow()
+    first.delivery.shutdown(30)
+    clock.now += HOUR
+    second_pager = Pager()
+    second = open_shop(second_pager)
+    second.delivery.start()
+    eventually(lambda: second_pager.reports)
+    assert second_pager.reports[0].alert.late_ns
+    second.slow()
+    assert len(second_pager.reports) == 1
+
+
+def test_a_hanging_channel_at_shutdown(open_shop: Callable[..., Shop], pager: Pager, clock: Clock) -> None:
+    """What a channel has not answered when the time is up waits for the next process."""
+    release = threading.Event()
+
+    class Hanging(Pager):
+        def notify(self, report: Report) -> None:
+            release.wait(60)
+
+    shop = open_shop(Hanging())
+    shop.delivery.submit(Finished(make_named_profile(1)))
+    eventually(lambda: any(thread.name == "slowspan-hanging0-try" for thread in threading.enumerate()))
+    try:
+        assert not shop.delivery.shutdown(0.2)
+    finally:
+        release.set()
+    clock.now += HOUR
+
+    class Hanging0(Pager):
+        pass
+
+    late = Hanging0()
+    other = open_shop(late)
+    other.delivery._load = lambda: [("hanging0", late)]
+    other.delivery.start()
+    eventually(lambda: late.reports)
+
+
+def test_an_unusable_state_stops_nothing(
+    open_shop: Callable[..., Shop], pager: Pager, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a report directory that cannot be used alerts are told all the same, and the log says it once."""
+    (tmp_path / "reports").write_text("a file where the directory should be")
+    shop = open_shop(pager)
+    for _ in range(3):
+        shop.slow()
+    shop.slow("/basket")
+    assert len(pager.reports) == 2
+    assert sum("alert state" in record.getMessage() for record in caplog.records) == 1
