@@ -23,7 +23,11 @@ REPOSITORY = Path(__file__).parent.parent
 APPS = Path(__file__).parent / "apps"
 """Where the tests' own applications are."""
 
-INSTALLED_BY = {"chromium": "apt-get install chromium"}
+INSTALLED_BY = {
+    "chromium": "apt-get install chromium",
+    "redis-server": "apt-get install redis-server",
+    "memcached": "apt-get install memcached",
+}
 
 
 def requires(tool: str) -> str:

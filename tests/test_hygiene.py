@@ -20,7 +20,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PACKAGE = Path(slowspan.__file__).parent
-HEAVY = {"asyncio", "click", "email", "flask", "http", "pyinstrument", "sqlite3", "subprocess", "tomllib", "yaml"}
+HEAVY = {
+    *(
+        "apprise",
+        "asyncio",
+        "click",
+        "email",
+        "flask",
+        "http",
+        "limits",
+        "mattermostdriver",
+        "pyinstrument",
+        "requests",
+    ),
+    *("sqlite3", "subprocess", "tenacity", "tomllib", "yaml"),
+}
 
 
 def module_name(path: Path) -> str:

@@ -17,6 +17,8 @@ PROFILE_SUFFIX = ".json.gz"
 ALERT_STATE = "alerts.sqlite3"
 """The file beside the reports that says who has been told what, and what could not be told yet."""
 
+_ALERT_STATE_FILE = re.compile(rf"{re.escape(ALERT_STATE)}(?:-wal|-shm|-journal|\.corrupt)?", re.ASCII)
+
 _MAX_ENDPOINT = 80
 """Characters of the endpoint in a name; with time, id and suffix a file name has at most 127."""
 
@@ -56,6 +58,11 @@ def report_of_file(file_name: str) -> str | None:
     """Return the name of the report to which a file belongs, or None when the file is not one of ours."""
     match = _REPORT_FILE.fullmatch(file_name)
     return match.group(1) if match else None
+
+
+def is_alert_state(file_name: str) -> bool:
+    """Tell whether a file belongs to the alert state."""
+    return _ALERT_STATE_FILE.fullmatch(file_name) is not None
 
 
 def temporary_file(file_name: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slowspan.counters import Drop, DropError
-from slowspan.delivery.naming import is_temporary_file, report_of_file, temporary_file
+from slowspan.delivery.naming import is_alert_state, is_temporary_file, report_of_file, temporary_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -195,7 +195,7 @@ def _verify(path: Path, descriptor: int) -> None:
             f"can be written by other users (mode {mode:04o}) and is not empty",
             f"see that nothing in it is another user's, then: chmod 700 {path}",
         )
-    if any(report_of_file(name) is None and not is_temporary_file(name) for name in names):
+    if not all(report_of_file(name) or is_temporary_file(name) or is_alert_state(name) for name in names):
         # Not tightened: it may be a directory that other programs of this user share.
         raise ReportDirError(
             path,
