@@ -18,6 +18,8 @@ EXTRAS = ",".join(PYPROJECT["project"]["optional-dependencies"])
 PYTHONS = nox.project.python_versions(PYPROJECT)
 DIST = Path("dist")
 SECONDS_TO_STOP_SERVERS = 20
+IN_PARALLEL = ("-n", "2")
+"""Two processes for what is run again and again on other versions: most tests wait for something."""
 
 
 def install(session: nox.Session, group: str, *constraints: str) -> None:
@@ -61,7 +63,7 @@ def tests(session: nox.Session) -> None:
 def pythons(session: nox.Session) -> None:
     """Run all the tests on every supported Python that is here."""
     install(session, "test")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session(python=PYTHONS[0])
@@ -70,7 +72,7 @@ def oldest(session: nox.Session) -> None:
     # Flask before 3.0 does not work with the Werkzeug that pip would choose for it.
     install(session, "test-oldest", *lowest_versions(), "werkzeug<3")
     # The oldest OpenTelemetry has no declarative configuration, so that its test may skip in CI too.
-    session.run("pytest", *session.posargs, env={"SLOWSPAN_REQUIRE_ALL": ""})
+    session.run("pytest", *IN_PARALLEL, *session.posargs, env={"SLOWSPAN_REQUIRE_ALL": ""})
 
 
 @nox.session(python=PYTHONS[-1])
@@ -86,7 +88,7 @@ def coverage(session: nox.Session) -> None:
     install(session, "test")
     session.run("coverage", "erase")
     # Traced, these take minutes and run no line that no other test does.
-    slow = ("--ignore=tests/test_demo.py", "--ignore=tests/browser")
+    slow = ("--ignore=tests/test_demo.py", "--ignore=tests/browser", "--ignore=tests/test_alert_kills.py")
     session.run("coverage", "run", "-m", "pytest", *slow, *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
@@ -110,7 +112,7 @@ def wheel(session: nox.Session) -> None:
     session.run("python", "-c", "import slowspan; slowspan.SlowSpanProcessor().shutdown()")
     session.install(f"{built}[{EXTRAS}]", *nox.project.dependency_groups(PYPROJECT, "test"))
     session.run("slowspan", "--help")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session

@@ -12,7 +12,7 @@ from reports import PAGE, make_named_profile
 from slowspan.config import Settings
 from slowspan.counters import Counters, Drop
 from slowspan.delivery import channel as channel_module
-from slowspan.delivery.alerting import FIRST_RETRY
+from slowspan.delivery.alerting import FIRST_RETRY, RENEW
 from slowspan.delivery.pipeline import Delivery
 from slowspan.notifiers.base import DeliveryError
 from slowspan.report.stored import compress_profile
@@ -254,6 +254,34 @@ def test_five_channels_of_which_two_work(open_shop: Callable[..., Shop]) -> None
     counts = shop.counters.snapshot()
     assert {name for name, count in counts.delivered.items() if count} >= {"pager2", "slow3", "pager4"}
     assert counts.failed == {"refusing1": 1}
+
+
+def test_a_claim_is_kept_while_its_channel_is_busy(open_shop: Callable[..., Shop], pager: Pager, clock: Clock) -> None:
+    """However long the only channel takes, no other process tells the same alert meanwhile."""
+    release = threading.Event()
+
+    class Slow(Pager):
+        def notify(self, report: Report) -> None:
+            release.wait(60)
+            super().notify(report)
+
+    slow = Slow()
+    shop = open_shop(slow)
+    shop.delivery.submit(Finished(make_named_profile(1)))
+    eventually(lambda: any(thread.name == "slowspan-slow0-try" for thread in threading.enumerate()))
+    try:
+        other = open_shop(pager)
+        for _ in range(10):
+            clock.now += RENEW
+            shop.delivery._intake.wake()
+            assert shop.delivery._intake.force_flush(60_000)
+            assert shop.delivery._intake.force_flush(60_000)
+            other.delivery.submit(Finished(make_named_profile(2)))
+            assert other.delivery.force_flush(60_000)
+    finally:
+        release.set()
+    eventually(lambda: slow.reports)
+    assert pager.reports == ()
 
 
 def test_a_failure_for_good_is_a_loss(open_shop: Callable[..., Shop], pager: Pager) -> None:

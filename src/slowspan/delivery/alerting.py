@@ -36,6 +36,9 @@ FIRST_RETRY = 60.0
 LAST_RETRY = 900.0
 """The most seconds between two tries from the outbox: a channel that is back has its alerts soon after."""
 
+RENEW = 60.0
+"""Seconds between two renewals of the claims of alerts that are still under way, however long their channels take."""
+
 HOLD = 86_400.0
 """Seconds for which an alert that waits in the outbox keeps its key from being told by somebody else."""
 
@@ -80,6 +83,7 @@ class Alerter:
         self._told_while_running: OrderedDict[str, None] = OrderedDict()
         self._under_way: dict[Telling, None] = {}
         self._failing: set[str] = set()
+        self._renew_at = 0.0
         self.channels = {
             name: Channel(
                 name,
@@ -166,7 +170,7 @@ class Alerter:
             )
             for channel in self.channels.values():
                 channel.put_digest(told)
-        waits = [self._store.next_digest(now)]
+        waits = [self._store.next_digest(now), self._renew(now)]
         next_due = self._outbox.next_due(now)
         waits.append(None if next_due is None else max(0.0, next_due - now))
         return min((wait for wait in waits if wait is not None), default=None)
@@ -187,8 +191,21 @@ class Alerter:
         self._store.close()
         self._outbox.close()
 
+    def _renew(self, now: float) -> float | None:
+        """Renew claims that nobody has confirmed yet; return the seconds until the next time, if there are any."""
+        waiting = [telling for telling in list(self._under_way) if not telling.delivered and telling.pending is None]
+        if waiting and now >= self._renew_at:
+            self._renew_at = now + RENEW
+            for telling in waiting:
+                self._store.hold(telling.claim, 2 * RENEW, now)
+        return RENEW if waiting else None
+
     def _tell(self, telling: Telling) -> None:
         self._under_way[telling] = None
+        if len(self._under_way) == 1:
+            # A claim has just been given: it need not be renewed now, but somebody must look after it.
+            self._renew_at = self._clock() + RENEW
+            self._wake()
         for name in list(telling.waiting_for):
             self.channels[name].put(telling)
 
