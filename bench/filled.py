@@ -49,7 +49,7 @@ def give_trace(span: Span, trace: Trace) -> None:
     """Give a filled trace to a running span; do what the sampler does when it is beyond its threshold."""
     watcher = span.end.func.__self__  # type: ignore[attr-defined]
     # The sampler may have been faster.
-    recording = watcher.on_late(span) or watcher._recordings[span]
+    recording = watcher.on_late(span) or watcher._recordings[id(span)]
     recording.trace = trace
     watcher.on_threshold(recording, time.time_ns() - recording.start_ns)
 

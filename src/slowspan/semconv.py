@@ -73,9 +73,9 @@ class HttpFacts(NamedTuple):
         return self.scheme in {"ws", "wss"} or self.status_code == _SWITCHING_PROTOCOLS
 
 
-def is_switched(attributes: Attributes) -> bool:
+def is_switched(attributes: Attributes | None) -> bool:
     """Return whether the answer was to go on as a websocket: what only the end of a span can tell."""
-    return _whole(attributes, *_STATUS_CODE) == _SWITCHING_PROTOCOLS
+    return attributes is not None and _whole(attributes, *_STATUS_CODE) == _SWITCHING_PROTOCOLS
 
 
 def read_http(attributes: Attributes) -> HttpFacts:

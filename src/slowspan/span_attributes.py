@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from slowspan import semconv
 from slowspan.counters import Drop
 from slowspan.delivery.naming import report_link
-from slowspan.report.summary import hot_text
+from slowspan.report.summary import format_share
 
 if TYPE_CHECKING:
     from slowspan.config import Settings
@@ -52,7 +52,7 @@ def profile_attributes(recording: Recording, finished: Finished) -> SpanAttribut
         attributes[semconv.CPU_TIME] = finished.cpu_time_ns / 1e9
     if recording.trace is not None and finished.duration_ns:
         attributes[semconv.HOT_FRAMES] = [
-            hot_text(leaf.wall_ns / finished.duration_ns, leaf.code.co_filename, leaf.line, leaf.code.co_name)
+            f"{format_share(leaf.wall_ns / finished.duration_ns)} {leaf.place}"
             for leaf in recording.trace.hottest(HOT_FRAMES)
         ]
     return attributes

@@ -8,6 +8,8 @@ import weakref
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from opentelemetry.sdk.trace import Span
     from pyinstrument import Profiler
 
@@ -103,9 +105,15 @@ class Recording:
     hung_ns: int
     origin_ns: int
 
-    def __init__(self, owner: Watcher, span: Span, carrier: Carrier) -> None:
+    def __init__(
+        self,
+        owner: Watcher,
+        span: Span,
+        carrier: Carrier,
+        when_span_is_gone: Callable[[object], object] | None = None,
+    ) -> None:
         self.owner = owner
-        self.span = weakref.ref(span)
+        self.span = weakref.ref(span, when_span_is_gone)
         self.carrier = carrier
         # None only for a span that somebody else has made and not started.
         self.start_ns = span.start_time or time.time_ns()

@@ -66,6 +66,22 @@ def read_stacks(thread_ids: set[int]) -> dict[int, tuple[FlatStack, int]]:
     return stacks
 
 
+def place(file: str, line: int, function: str) -> str:
+    """Return what people call a line of code: ``pricing.py:41 total_for``.
+
+    Args:
+        file: Path of any operating system.
+        line: Line number.
+        function: Name of the function.
+    """
+    return f"{short_name(file)}:{line} {function}"
+
+
+def short_name(file: str) -> str:
+    """Return the last part of a path of any operating system."""
+    return file.replace("\\", "/").rpartition("/")[2]
+
+
 def line_before(code: CodeType, offset: int) -> int:
     """Return the last known line before an instruction that the compiler made up and gave no line, as in loops."""
     line = code.co_firstlineno

@@ -14,7 +14,7 @@ import threading
 from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
-from slowspan.recording.stacks import ROOT, StackTable
+from slowspan.recording.stacks import ROOT, StackTable, place
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -54,8 +54,9 @@ class HotLeaf(NamedTuple):
     """The own time of one line: where the innermost frame was."""
 
     code: CodeType
-    line: int
     wall_ns: int
+    place: str
+    """What people call the line: made while sampling, so that the end of a span need not make it."""
 
 
 class TraceData(NamedTuple):
@@ -133,6 +134,7 @@ class Trace:
         self._leaf_indexes: dict[int, int] = {}
         self._leaf_wall: list[int] = []
         self._hot: list[int] = []
+        self._places: dict[int, str] = {}
 
     def cpu_time_ns(self) -> int | None:
         """Return the CPU time of the request's thread from the first sample to the last one or the end, if known."""
@@ -219,7 +221,7 @@ class Trace:
     def hottest(self, limit: int) -> list[HotLeaf]:
         """Return the lines with most own time, hottest first."""
         hottest = sorted(self._hot, key=self._leaf_wall.__getitem__, reverse=True)[:limit]
-        return [HotLeaf(*self._leaves[leaf], self._leaf_wall[leaf]) for leaf in hottest]
+        return [HotLeaf(self._leaves[leaf][0], self._leaf_wall[leaf], self._places[leaf]) for leaf in hottest]
 
     def _gap(self, at_ns: int, accounts: Accounts | None) -> tuple[int, int, int]:
         """Return the time since the last sample, and the parts in which the thread was active and computed."""
@@ -276,6 +278,9 @@ class Trace:
                 self._rank(leaf)
 
     def _rank(self, leaf: int) -> None:
+        if leaf not in self._places:
+            code, line = self._leaves[leaf]
+            self._places[leaf] = place(code.co_filename, line, code.co_name)
         # Own times only grow, and only of one leaf at a time, so a short list of the largest stays exact.
         hot, wall = self._hot, self._leaf_wall
         if len(hot) < HOT_CANDIDATES:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from slowspan.recording.stacks import ROOT, place, short_name
 from slowspan.redaction import one_line
 
 if TYPE_CHECKING:
@@ -52,7 +53,6 @@ def hot_lines(profile: Profile, limit: int = 5) -> tuple[HotLine, ...]:
     """
     # Imported here because the application imports this module at its start and profiles only when one is there.
     from slowspan.recording.profile import NOT_SAMPLED, Frame
-    from slowspan.recording.stacks import ROOT
 
     no_stack = Frame(NOT_SAMPLED, "", 0, None, False)
     times: dict[tuple[str, int, str], list[int]] = {}
@@ -129,7 +129,7 @@ def hot_text(share: float, file: str, line: int, function: str) -> str:
     """
     if not file:
         return f"{format_share(share)} {function}"
-    return f"{format_share(share)} {short_name(file)}:{line} {function}"
+    return f"{format_share(share)} {place(file, line, function)}"
 
 
 def summarize(profile: Profile, hot_lines: tuple[HotLine, ...]) -> str:
@@ -176,12 +176,6 @@ def format_share(share: float) -> str:
     if 0 < share < 0.01:
         return "<1 %"
     return f"{share * 100:.0f} %"
-
-
-def short_name(file: str) -> str:
-    """Return the last part of a path of any operating system."""
-    # Without a regular expression: this runs at the end of a slow request, where all code is cold.
-    return file.replace("\\", "/").rpartition("/")[2]
 
 
 def _three_digits(value: float) -> str:
