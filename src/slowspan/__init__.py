@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from slowspan.recording.profile import Profile, ProfileFormatError, load_profile
     from slowspan.report.alert import Alert, Digest
     from slowspan.report.report import Report
+    from slowspan.trace_sampler import RecordUnsampled
 
 __all__ = [
     "Alert",
@@ -25,6 +26,7 @@ __all__ = [
     "Notifier",
     "Profile",
     "ProfileFormatError",
+    "RecordUnsampled",
     "Report",
     "Settings",
     "SlowSpanProcessor",
@@ -47,6 +49,7 @@ _HOMES = {
     "Notifier": "slowspan.notifiers.base",
     "Profile": "slowspan.recording.profile",
     "ProfileFormatError": "slowspan.recording.profile",
+    "RecordUnsampled": "slowspan.trace_sampler",
     "Report": "slowspan.report.report",
     "Settings": "slowspan.config",
     "SlowSpanProcessor": "slowspan.processor",
