@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -109,6 +110,58 @@ class RecordingServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class TunnellingProxy:
+    """An HTTP proxy that leads every ``CONNECT`` to one server, whatever name is asked for, until the block's end.
+
+    Attributes:
+        requests: The heads of the requests, oldest first.
+    """
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.requests: list[str] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._address = address
+        self._thread = threading.Thread(target=self._serve)
+
+    @property
+    def port(self) -> int:
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._tunnel, args=(client,), daemon=True).start()
+
+    def _tunnel(self, client: socket.socket) -> None:
+        with client, socket.create_connection(self._address) as server:
+            self.requests.append(client.recv(65536).decode())
+            client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            back = threading.Thread(target=_pump, args=(server, client), daemon=True)
+            back.start()
+            _pump(client, server)
+            back.join(60)
+
+    def __enter__(self) -> TunnellingProxy:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        # Closing alone does not end an accept that waits.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
 
 
 def closed_port() -> int:

@@ -12,8 +12,10 @@ from reports import PAGE, make_named_profile
 from slowspan.config import Settings
 from slowspan.counters import Counters, Drop
 from slowspan.delivery import channel as channel_module
-from slowspan.delivery.alerting import FIRST_RETRY, RENEW
+from slowspan.delivery import queue as queue_module
+from slowspan.delivery.alerting import FIRST_RETRY, LEASE, RENEW
 from slowspan.delivery.pipeline import Delivery
+from slowspan.delivery.queue import DeliveryQueue
 from slowspan.notifiers.base import DeliveryError
 from slowspan.report.stored import compress_profile
 from slowspan.testing import InMemoryNotifier
@@ -216,11 +218,63 @@ def test_limit_on_alerts_per_hour(open_shop: Callable[..., Shop], pager: Pager, 
 def test_alerts_without_a_kept_report(open_shop: Callable[..., Shop], pager: Pager) -> None:
     """Beyond the limit on reports nothing is kept, but slow requests go on to be counted and told."""
     everything = InMemoryNotifier()
-    shop = open_shop(pager, everything)
+    shop = open_shop(pager, everything, report_url="https://reports.example/{id}")
     shop.slow(kept=False)
     shop.slow()
     assert pager.seen_more == [0]
+    assert pager.reports[0].url is None
     assert len(everything.reports) == 1
+
+
+def test_a_digest_needs_no_further_alert(open_shop: Callable[..., Shop], pager: Pager, clock: Clock) -> None:
+    """The message on what was held back comes when the hour is over, also if everything is quiet by then."""
+    clock.now += HOUR - clock.now % HOUR - 0.3
+    shop = open_shop(pager, alerts_per_hour=1)
+    shop.slow("/told")
+    shop.tick()
+    shop.slow("/held")
+    assert pager.digests == []
+    clock.now += 1
+    eventually(lambda: pager.digests)
+
+
+def test_ticks_come_under_load(pager: Pager) -> None:
+    """What is to be done at its time is done although there is always another slow request."""
+    ticks: list[float] = []
+    counters = Counters()
+
+    def handle(number: int) -> None:
+        if len(ticks) < 3:
+            queue.put("next", number + 1)
+
+    def tick() -> float:
+        ticks.append(0.0)
+        return 0.0 if len(ticks) < 3 else HOUR
+
+    queue: DeliveryQueue[int] = DeliveryQueue(handle, name="slowspan-test", size=5, counters=counters, tick=tick)
+    queue.put("first", 0)
+    eventually(lambda: len(ticks) == 3)
+    queue.close()
+    assert queue.join(30)
+
+
+def test_a_tick_that_fails_is_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error there is counted, and not the end of it."""
+    monkeypatch.setattr(queue_module, "_TICK_AFTER_ERROR", 0.01)
+    counters = Counters()
+    ticks: list[int] = []
+
+    def tick() -> None:
+        ticks.append(1)
+        if len(ticks) == 1:
+            raise ValueError("odd")
+
+    queue: DeliveryQueue[int] = DeliveryQueue(print, name="slowspan-test", size=5, counters=counters, tick=tick)
+    queue.start()
+    eventually(lambda: len(ticks) == 2)
+    queue.close()
+    assert queue.join(30)
+    assert counters.snapshot().drops == {Drop.INTERNAL_ERROR: 1}
 
 
 # -- Every channel.
@@ -295,6 +349,18 @@ def test_a_failure_for_good_is_a_loss(open_shop: Callable[..., Shop], pager: Pag
     assert len(pager.reports) == 1
 
 
+def test_a_failure_that_is_no_channels(open_shop: Callable[..., Shop], pager: Pager) -> None:
+    """When an alert cannot even be kept it is not under way for ever: the next slow request is told."""
+    pager.error = ConnectionError("refused")
+    shop = open_shop(pager)
+    shop.delivery._compress = lambda profile: b"" + None  # type: ignore[operator]
+    shop.slow()
+    assert shop.counters.snapshot().drops[Drop.OUTBOX_FULL] == 1
+    pager.error = None
+    shop.slow()
+    assert len(pager.reports) == 1
+
+
 # -- When a channel is away.
 
 
@@ -341,6 +407,62 @@ def test_only_the_channel_that_was_away_is_told_late(
     assert len(pager.reports) == 1
 
 
+def test_a_channel_that_is_back_and_refuses(open_shop: Callable[..., Shop], pager: Pager, clock: Clock) -> None:
+    """An alert that waited, and then failed for good, silences nothing."""
+    pager.error = ConnectionError("refused")
+    shop = open_shop(pager)
+    shop.slow()
+    pager.error = DeliveryError("the token is wrong", retry=False)
+    clock.now += FIRST_RETRY + 1
+    shop.tick()
+    eventually(lambda: shop.counters.snapshot().drops == {Drop.NOTIFIER_FAILED: 1})
+    pager.error = None
+    shop.tick()
+    shop.slow()
+    assert len(pager.reports) == 1
+
+
+def test_what_waited_is_told_a_few_at_a_time(open_shop: Callable[..., Shop], pager: Pager, clock: Clock) -> None:
+    """After a long outage the waiting alerts are not all in memory at once, and each is told once."""
+    pager.error = DeliveryError("down for the night", retry_after=HOUR)
+    shop = open_shop(pager)
+    for number in range(25):
+        shop.slow(f"/{number}")
+    alerter = shop.delivery._receivers.alerter
+    most = 0
+
+    def notify(report: Report) -> None:
+        nonlocal most
+        most = max(most, len(alerter._under_way))
+        InMemoryNotifier.notify(pager, report)
+
+    pager.notify = notify  # type: ignore[method-assign]
+    clock.now += 2 * HOUR
+    shop.tick()
+    eventually(lambda: len(pager.reports) >= 25)
+    shop.tick()
+    assert len({report.profile.span.route for report in pager.reports}) == len(pager.reports) == 25
+    assert most <= 10
+
+
+def test_a_damaged_alert_in_the_outbox(open_shop: Callable[..., Shop], pager: Pager, clock: Clock) -> None:
+    """It is given up and counted; the others are told, and its like can be again."""
+    pager.error = ConnectionError("refused")
+    shop = open_shop(pager)
+    shop.slow("/damaged")
+    shop.slow("/whole")
+    outbox = shop.delivery._receivers.alerter._outbox
+    outbox._run(lambda connection: connection.execute("UPDATE outbox SET stored = 'x' WHERE id = 1"))
+    pager.error = None
+    clock.now += FIRST_RETRY + 1
+    shop.tick()
+    eventually(lambda: pager.reports)
+    assert shop.counters.snapshot().drops == {Drop.INTERNAL_ERROR: 1}
+    shop.tick()
+    shop.slow("/damaged")
+    assert [report.profile.span.route for report in pager.reports] == ["/whole", "/damaged"]
+
+
 def test_undelivered_alerts_survive_a_restart(open_shop: Callable[..., Shop], pager: Pager, clock: Clock) -> None:
     """What could not be told before a shutdown is told by the next process, before it has a slow request of its own."""
     pager.error = ConnectionError("refused")
@@ -357,6 +479,63 @@ def test_undelivered_alerts_survive_a_restart(open_shop: Callable[..., Shop], pa
     assert len(second_pager.reports) == 1
 
 
+def test_a_killed_process_leaves_its_alerts(open_shop: Callable[..., Shop], pager: Pager, clock: Clock) -> None:
+    """What a process was telling when it was killed another one tells, to the channels that had not been told."""
+    release = threading.Event()
+
+    class Slow(Pager):
+        def notify(self, report: Report) -> None:
+            release.wait(60)
+
+    shop = open_shop(Slow(), pager)
+    shop.delivery.submit(Finished(make_named_profile(1)))
+    eventually(lambda: pager.reports)
+    alerter = shop.delivery._receivers.alerter
+    assert shop.delivery._intake.force_flush(60_000)
+    late = Pager(), Pager()
+    other = open_shop(*late)
+    other.delivery._load = lambda: [("slow0", late[0]), ("pager1", late[1])]
+    other.delivery.start()
+    try:
+        clock.now += LEASE - 1
+        other.tick()
+        assert late[0].reports == ()
+        # From here on as if the first process had been killed: it renews nothing any more.
+        clock.now += 2
+        other.tick()
+        eventually(lambda: late[0].reports)
+        other.slow()
+    finally:
+        alerter._outbox.later = alerter._outbox.add = alerter._outbox.done = lambda *_: None
+        release.set()
+    assert len(late[0].reports) == 1
+    assert late[1].reports == ()
+
+
+def test_a_channel_is_left_alone_as_long_as_it_asked(open_shop: Callable[..., Shop], clock: Clock) -> None:
+    """The renewals for one that is still busy do not shorten the wait of another that has said when to come back."""
+    release = threading.Event()
+
+    class Slow(Pager):
+        def notify(self, report: Report) -> None:
+            release.wait(60)
+
+    busy = Pager()
+    busy.error = DeliveryError("busy", retry_after=HOUR)
+    shop = open_shop(Slow(), busy)
+    shop.delivery.submit(Finished(make_named_profile(1)))
+    eventually(lambda: shop.counters.snapshot().failed == {"pager1": 1})
+    outbox = shop.delivery._receivers.alerter._outbox
+    try:
+        eventually(lambda: outbox.next_due(clock.now, ["pager1"]) == clock.now + HOUR)
+        clock.now += RENEW
+        shop.delivery._intake.wake()
+        eventually(lambda: outbox.next_due(clock.now, ["slow0"]) == clock.now + LEASE)
+        assert outbox.next_due(clock.now, ["pager1"]) == clock.now - RENEW + HOUR
+    finally:
+        release.set()
+
+
 def test_a_hanging_channel_at_shutdown(open_shop: Callable[..., Shop], pager: Pager, clock: Clock) -> None:
     """What a channel has not answered when the time is up waits for the next process."""
     release = threading.Event()
@@ -370,6 +549,7 @@ def test_a_hanging_channel_at_shutdown(open_shop: Callable[..., Shop], pager: Pa
     eventually(lambda: any(thread.name == "slowspan-hanging0-try" for thread in threading.enumerate()))
     try:
         assert not shop.delivery.shutdown(0.2)
+        assert shop.counters.snapshot().drops == {}
     finally:
         release.set()
     clock.now += HOUR
@@ -395,3 +575,17 @@ def test_an_unusable_state_stops_nothing(
     shop.slow("/basket")
     assert len(pager.reports) == 2
     assert sum("alert state" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_an_alert_that_can_be_neither_told_nor_kept(
+    open_shop: Callable[..., Shop], pager: Pager, tmp_path: Path
+) -> None:
+    """With the channel away and no place to keep it an alert is lost, and counted, but silences nothing."""
+    (tmp_path / "reports").write_text("a file where the directory should be")
+    pager.error = ConnectionError("refused")
+    shop = open_shop(pager)
+    shop.slow()
+    assert shop.counters.snapshot().drops == {Drop.OUTBOX_FULL: 1}
+    pager.error = None
+    shop.slow()
+    assert len(pager.reports) == 1

@@ -225,7 +225,8 @@ def test_a_retry_tells_only_those_that_failed(server: RecordingServer) -> None:
         notifier = AppriseNotifier([json_url(failing), json_url(server)])
         report = alert_report()
         error = failure(notifier, report)
-        assert str(error) == "JSON did not take it; the log of apprise says why"
+        assert str(error).startswith("JSON did not take it: Failed to send JSON")
+        assert "T0pS3cret" not in str(error)
         assert error.retry
         failure(notifier, report)
         notifier.notify(report)
@@ -246,6 +247,22 @@ def test_a_service_that_refuses_the_page_gets_the_text(server: RecordingServer) 
     assert attached == [True, True, True, False, True]
 
 
+def test_the_reason_of_a_failure(server: RecordingServer, caplog: pytest.LogCaptureFixture) -> None:
+    """A failure is told in Apprise's words, without the URL's secrets, once, and not in Apprise's own log."""
+    with RecordingServer() as silent:
+        server.answers, silent.answers = [Answer(403)], [SILENCE]
+        notifier = AppriseNotifier(
+            [json_url(server), json_url(silent) + "?rto=30", f"json://127.0.0.1:{closed_port()}/T0pS3cret"], timeout=0.7
+        )
+        problem = str(failure(notifier, alert_report()))
+    assert "error=403" in problem
+    assert "JSON did not take it: no answer in time" in problem
+    assert "onnection" in problem
+    assert not [record for record in caplog.records if record.name == "apprise" and record.levelno >= logging.WARNING]
+    for service in notifier._services:
+        service.join(30)
+
+
 def test_one_hangs(server: RecordingServer) -> None:
     """A silent service costs the others nothing, is told by name, and is not asked twice at the same time."""
     with RecordingServer() as silent:
@@ -261,9 +278,13 @@ def test_one_hangs(server: RecordingServer) -> None:
 
 def test_a_late_answer_counts(server: RecordingServer) -> None:
     """A service that answered after the time limit is not told again by the retry."""
+
+    def cannot_render(stored: bytes) -> bytes:
+        raise RenderError("the page is not there any more when the service is told")
+
     notifier = AppriseNotifier([json_url(server)], timeout=0.01)
     (service,) = notifier._services
-    report = alert_report()
+    report = alert_report(render_html=cannot_render)
     send, waiting = service._send, threading.Event()
 
     def send_late(*arguments: Any) -> None:

@@ -198,10 +198,48 @@ def test_what_gives_way_is_not_forgotten(make: Callable[..., Channel], outcomes:
             object.__setattr__(other.report.profile, "id", f"{number:016x}")
             channel.put(other)
         assert "too many" in str(outcomes.first())
-        assert counters.snapshot().drops == {Drop.QUEUE_FULL: 1}
+        assert counters.snapshot().drops == {}
     finally:
         release.set()
     eventually(lambda: len(outcomes.all) == 3)
+
+
+def test_what_waits_at_the_end_is_not_forgotten(
+    make: Callable[..., Channel], outcomes: Outcomes, counters: Counters
+) -> None:
+    """What a channel has no time for at shutdown counts as failed, so that it is kept, and is no loss of the queue."""
+    release = threading.Event()
+    channel = make(Scripted(lambda: release.wait(60)))
+    channel.put(telling())
+    eventually(lambda: not channel.queue._waiting)
+    try:
+        for number in range(3):
+            other = telling()
+            object.__setattr__(other.report.profile, "id", f"{number:016x}")
+            channel.put(other)
+        channel.close()
+        assert not channel.queue.join(0.05)
+        assert len(outcomes.all) == 3
+        assert "in time" in str(outcomes.all[0])
+        assert counters.snapshot().drops == {}
+    finally:
+        release.set()
+
+
+def test_a_digest_is_tried_again(make: Callable[..., Channel], counters: Counters) -> None:
+    """A server that is busy at the end of the hour has the message a moment later."""
+    notifier = Scripted()
+    failures = [DeliveryError("busy"), DeliveryError("busy")]
+
+    def fail_at_first(digest: Digest) -> None:
+        if failures:
+            raise failures.pop()
+        notifier.digests.append(digest)
+
+    notifier.notify_digest = fail_at_first  # type: ignore[method-assign]
+    make(notifier).put_digest(DIGEST)
+    eventually(lambda: notifier.digests == [DIGEST])
+    assert counters.snapshot().drops == {}
 
 
 def test_digest(make: Callable[..., Channel], counters: Counters) -> None:

@@ -141,6 +141,14 @@ def test_a_setting_from_a_file_names_the_file(tmp_path: Path) -> None:
     assert findings(run("--json", config=str(file)))["threshold"]["text"] == f"0.25, from file {file}"
 
 
+def test_a_channel_that_is_off_names_what_would_switch_it_on() -> None:
+    """Who sets a channel up is told which setting is missing, or that ``notifiers`` leaves it out."""
+    named = findings(run("--json", webhook_url="http://127.0.0.1:1", notifiers="file, otlp"))
+    assert named["mattermost"]["text"] == "mattermost_url is not set"
+    assert named["webhook"]["text"] == "not among the setting notifiers"
+    assert named["notifiers"]["text"] == f"file, otlp, from environment {PREFIX}NOTIFIERS"
+
+
 def test_a_wrong_setting_is_an_error() -> None:
     """What only warns in the application fails here."""
     result = run(threshold="fast")
@@ -294,6 +302,23 @@ def test_a_check_that_fails_says_what_to_do(third_party: Callable[[str, object],
     assert named["broken"]["text"].startswith("KeyError: 'x'")
     assert "there is no such notifier" in named["nobody"]["text"]
     assert named["log"]["state"] != "fail"
+
+
+def test_only_alerts_are_said_to_be_tried_again(third_party: Callable[[str, object], None]) -> None:
+    """A notifier for reports has one try only, and nobody is told otherwise."""
+
+    class Alerts(Pager):
+        def check(self) -> str:
+            raise DeliveryError("503: overloaded")
+
+    class Reports(Alerts):
+        receives = "reports"
+
+    third_party("alerts", Alerts)
+    third_party("reports", Reports)
+    named = findings(run("--json", notifiers="alerts,reports"))
+    assert named["alerts"]["text"] == "503: overloaded (A real alert would be tried again.)"
+    assert named["reports"]["text"] == "503: overloaded"
 
 
 def test_send_tells_every_channel_once(third_party: Callable[[str, object], None]) -> None:

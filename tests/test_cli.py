@@ -50,7 +50,7 @@ def test_show_prints_facts_hot_lines_and_tree_in_80_columns(reports: Path) -> No
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0] == "slow request GET /orders/<id> 1.42 s > 1 s"
-    assert "   1.01 s  71 % pricing.py:41 total_for" in lines
+    assert "   1.01 s   71 %  pricing.py:41 total_for" in lines
     assert "computing 1.22 s (86 %), waiting 180 ms (13 %), not known 20 ms (1 %)" in " ".join(result.stdout.split())
     assert any("Pricing.total_for  pricing.py:36" in line for line in lines)
     assert any("[computed, not seen]  slowspan" in line for line in lines)

@@ -322,7 +322,7 @@ def read_slowly(path):
     print("reading", flush=True)
     time.sleep(60)
 
-import_module("slowspan.commands.export").read_stored = read_slowly
+import_module("slowspan.commands.show").read_stored = read_slowly
 main()
 """
 

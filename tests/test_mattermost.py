@@ -9,6 +9,7 @@ import sys
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 import trustme
@@ -18,6 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import mattermost_server as fake
+from http_server import TunnellingProxy
 from mattermost_server import LOGIN, PASSWORD, TOKEN, Fault, MattermostServer
 from profiles import SECOND
 from reports import PAGE, make_report
@@ -122,12 +124,12 @@ def test_settings_make_the_notifier(server: MattermostServer, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"url": "chat.example.com"}, "must be an address"),
-        ({"url": "https://me:hunter2@chat.example.com"}, "must be an address"),
-        ({"url": "http://[oops"}, "must be an address"),
-        ({"url": "http://host:port"}, "must be an address"),
-        ({"channel": "town-square"}, "must be team/channel"),
-        ({"channel": "a/b/c"}, "must be team/channel"),
+        ({"url": "chat.example.com"}, "mattermost_url must be a URL"),
+        ({"url": "https://me:hunter2@chat.example.com"}, "mattermost_url must be a URL"),
+        ({"url": "http://[oops"}, "mattermost_url must be a URL"),
+        ({"url": "http://host:port"}, "mattermost_url must be a URL"),
+        ({"channel": "town-square"}, "mattermost_channel must be the channel's id"),
+        ({"channel": "a/b/c"}, "mattermost_channel must be the channel's id"),
         ({"token": None}, "needs mattermost_token, or mattermost_login and"),
         ({"token": None, "login": "me"}, "needs mattermost_token, or mattermost_login and"),
         ({"token": "hunter2 hunter2"}, "characters that no token has"),
@@ -536,6 +538,24 @@ def test_own_ca(tmp_path: Path) -> None:
         assert "mattermost_ca_file cannot be read" in str(missing)
         plain = refused(make_notifier(server, url=server.url.replace("https", "http"), timeout=2.0))
         assert "check" in str(plain) or "is the server running?" in str(plain)
+
+
+def test_own_ca_behind_a_proxy_and_under_a_sub_path(tmp_path: Path) -> None:
+    """All at once: the proxy resolves the server's name, sees the tunnel only, and the CA is still checked."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("chat.invalid").configure_cert(context)
+    ca_file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca_file))
+    with MattermostServer(tls=context, base_path="/chat") as server:
+        port = urlsplit(server.url).port or 0
+        with TunnellingProxy(("127.0.0.1", port)) as tunnel:
+            where = {"url": f"https://chat.invalid:{port}/chat", "proxy": f"http://me:hunter2@127.0.0.1:{tunnel.port}"}
+            make_notifier(server, ca_file=ca_file, **where).notify(make_alert())
+            assert "unable to get local issuer certificate" in str(refused(make_notifier(server, **where)))
+    assert len(server.posts) == 1
+    assert {request.partition(" HTTP/")[0] for request in tunnel.requests} == {f"CONNECT chat.invalid:{port}"}
+    assert not any(TOKEN in request for request in tunnel.requests)
 
 
 def test_tls_with_a_server_that_has_none(server: MattermostServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from profiles import SECOND, make_process, make_profile, make_span
-from slowspan.notifiers.message import defang, digest_text, escape_markdown, facts, markdown, plain, title
+from slowspan.notifiers.markup import defang, escape_markdown
+from slowspan.notifiers.message import circumstances, digest_text, markdown, plain, title
 from slowspan.report.alert import Alert, Digest
 from slowspan.report.report import Report
 
@@ -127,7 +129,7 @@ def test_message_tells_what_a_person_wants_to_know() -> None:
     alert = Alert(key="k", told_before=True, seen_more=134, since_ns=STARTED_NS - 172 * DAY_NS, worst_ns=8_200_000_000)
     report = make_alert_report(alert)
     report.url, report.trace_url = "https://reports.example/r/1", "https://traces.example/t?id=(1)"
-    lines = markdown(report, 16383, remarks=["The page is compressed."]).split("\n")
+    lines = markdown(report, 16383, remark="The page is compressed.").split("\n")
     assert lines[0] == "**Slow request** `GET /orders/<id>` took **1.42 s** (threshold 1 s), status 200"
     assert lines[1] == "Seen 134 more times since 2 June, worst 8.2 s."
     assert lines[2:6] == [
@@ -151,9 +153,12 @@ def test_message_without_anything() -> None:
     report = make_alert_report(None, records=[], span=span, duration_ns=2 * SECOND, process=make_process(host=""))
     message = markdown(report, 16383)
     assert "|" not in message
-    assert f"Profile `{report.profile.id}`, trace `{span.trace_id}`" in message
+    assert f"Profile `{report.profile.id}` · Trace `{span.trace_id}`" in message
+    assert "No sample tells where the time went." in message.split("\n")
     assert "Process 4711" in message
-    assert plain(report, 16383).startswith("slow request GET /orders/<id> 2 s > 1 s\n")
+    assert plain(report, 16383).startswith(
+        "slow request GET /orders/<id> 2 s > 1 s\n\nNo sample tells where the time went.\n\n"
+    )
 
 
 def test_short_messages_lose_the_least_important_lines() -> None:
@@ -187,25 +192,32 @@ def test_title(changes: dict[str, Any], alert: Alert | None, expected: str) -> N
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, None),
-        ({"told_before": True, "since_ns": STARTED_NS - 10 * DAY_NS}, "told before, on 11 November"),
+        ({}, ""),
+        ({"told_before": True, "since_ns": STARTED_NS - 10 * DAY_NS}, "Told before, on 11 November."),
+        ({"told_before": True, "since_ns": STARTED_NS - 3600 * SECOND}, "Told before, at 18:44 UTC."),
         (
             {"told_before": True, "seen_more": 1, "since_ns": STARTED_NS - 3600 * SECOND},
-            "seen once more since 18:44 UTC",
+            "Seen once more since 18:44 UTC.",
+        ),
+        (
+            {"told_before": True, "seen_more": 134, "since_ns": STARTED_NS - 354 * DAY_NS, "worst_ns": 8_200_000_000},
+            "Seen 134 more times since 2 December 2025, worst 8.2 s.",
         ),
     ],
 )
 def test_how_often(changes: dict[str, Any], expected: str | None) -> None:
-    """How often the key was seen is told in words, with the hour on the same day and the date before that."""
-    assert dict(facts(make_alert_report(Alert(key="k", **changes)))).get("how often") == expected
+    """How often the key was seen is told in words, since a time within a day, else a date, with the year if need be."""
+    report = make_alert_report(Alert(key="k", **changes))
+    assert circumstances(report) == expected
+    assert plain(report, 16383).startswith(f"{title(report)}\n{expected}\n")
 
 
 def test_late_alert_is_marked_with_its_time() -> None:
-    """An alert that no channel took at its time says when it happened, in every form."""
+    """An alert that the channel did not take at its time says when it happened, in every form."""
     report = make_alert_report(Alert(key="k", late_ns=STARTED_NS))
     moment = "2026-11-21 19:44:10 UTC"
-    assert f"Happened at {moment}, when no channel could be reached." in markdown(report, 16383)
-    assert f"late: happened at {moment}" in plain(report, 16383)
+    assert f"Happened at {moment}, when this channel could not be reached." in markdown(report, 16383)
+    assert f"\nHappened at {moment}, when this channel could not be reached.\n" in plain(report, 16383)
 
 
 def test_running_and_test_messages_say_so() -> None:
@@ -213,6 +225,20 @@ def test_running_and_test_messages_say_so() -> None:
     report = make_alert_report(Alert(key="k", is_test=True), running=True)
     head = "Test alert: **Slow request** `GET /orders/<id>` is **still running** after **1.42 s**"
     assert markdown(report, 16383).startswith(head)
+    assert "\nSomebody is trying this channel with slowspan check; no request of yours was slow.\n" in plain(
+        report, 999
+    )
+
+
+def test_links_and_ids() -> None:
+    """Where there is a link to the report and none to the trace, the trace is still named, and the other way round."""
+    report = make_alert_report()
+    report.url = "https://reports.example/r/1"
+    assert f"[Report](https://reports.example/r/1) · Trace `{report.profile.span.trace_id}`" in markdown(report, 16383)
+    report.url, report.trace_url = None, "https://traces.example/1"
+    assert f"Profile `{report.profile.id}` · [Trace](https://traces.example/1)\n" in markdown(report, 16383) + "\n"
+    dropped = markdown(make_alert_report(span=make_span(sampled=False)), 16383)
+    assert dropped.endswith(f"Trace `{report.profile.span.trace_id}` (not sampled)")
 
 
 def test_digest() -> None:
@@ -227,7 +253,9 @@ def test_digest() -> None:
     assert digest_text(digest).split("\n") == [
         "slowspan: 12 alerts were held back by the limit on alerts per hour, from 19:00 to 20:00 UTC on 21 November · "
         "`shop` on `web-1`",
+        "",
         "- `GET /orders` 11 times, worst 8.2 s",
         "- `GET /\u02cb@\u200ball` once, worst 1 s",
     ]
+    assert digest_text(replace(digest, alerts=15)).endswith("\n- 3 more on other endpoints")
     assert digest_text(digest, 170).endswith("worst 8.2 s\n…")

@@ -11,12 +11,19 @@ from typing import Any
 
 from slowspan import config_channels as channel
 from slowspan import config_values as read
-from slowspan.config_checks import check_together
-from slowspan.config_error import ConfigError
+from slowspan.config_checks import ConfigError, check_together
 from slowspan.config_secrets import shown
 from slowspan.redaction import DEFAULT_REDACTED_PARAMETERS
 
-__all__ = ["SETTING_NAMES", "ConfigError", "Settings", "default_report_dir", "read_setting", "seconds_to_ns"]
+__all__ = [
+    "CHANNEL_SETTINGS",
+    "SETTING_NAMES",
+    "ConfigError",
+    "Settings",
+    "default_report_dir",
+    "read_setting",
+    "seconds_to_ns",
+]
 
 _DAY = 86_400.0
 _START_AFTER_SHARE = 10  # the first sample comes no later than after this part of the smallest threshold
@@ -39,8 +46,8 @@ def default_report_dir() -> Path:
     return Path(parent, f"slowspan-{user}")
 
 
-# Where a channel is configured by this setting, it is on.
-_CHANNEL_SETTINGS = {"mattermost": "mattermost_url", "apprise": "apprise_urls", "webhook": "webhook_url"}
+CHANNEL_SETTINGS = {"mattermost": "mattermost_url", "apprise": "apprise_urls", "webhook": "webhook_url"}
+"""The setting that switches a channel on, unless ``notifiers`` is given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -148,7 +155,7 @@ class Settings:
         for name in SETTING_NAMES:
             object.__setattr__(self, name, read_setting(name, getattr(self, name)))
         if self.notifiers is None:
-            configured = [name for name, setting in _CHANNEL_SETTINGS.items() if getattr(self, setting)]
+            configured = [name for name, setting in CHANNEL_SETTINGS.items() if getattr(self, setting)]
             object.__setattr__(self, "notifiers", ("file", "log", *configured))
         check_together(self)
 

@@ -21,8 +21,10 @@ _MAX_PARAMETER_NAME = 64  # names of parameters are cut there in profiles, so a 
 # themselves. The look-behind keeps a long row of separators from taking quadratic time.
 _BETWEEN_URLS = re.compile(r"(?<![\s,])[\s,]+(?=[a-z0-9]{1,32}://)", re.IGNORECASE)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_CHANNEL_ID = re.compile(r"[a-z0-9]{26}")
-_TEAM_AND_CHANNEL = re.compile(r"[a-z0-9][a-z0-9-]{0,63}/[a-z0-9_.-]{1,64}")
+_TEAM_AND_CHANNEL = re.compile(r"[a-z0-9][a-z0-9-]{0,63}/~?[a-z0-9_.-]{1,64}")
+
+MATTERMOST_ID = re.compile(r"[a-z0-9]{26}")
+"""What an id of Mattermost matches wholly."""
 
 
 def optional(read: Callable[[object], _T]) -> Callable[[object], _T | None]:
@@ -121,7 +123,7 @@ def word(value: object) -> str:
 def mattermost_channel(value: object) -> str:
     """Read a channel of Mattermost: its id, or the names of team and channel as they stand in its address."""
     text = value.strip() if isinstance(value, str) else ""
-    if _CHANNEL_ID.fullmatch(text) or _TEAM_AND_CHANNEL.fullmatch(text):
+    if MATTERMOST_ID.fullmatch(text) or _TEAM_AND_CHANNEL.fullmatch(text):
         return text
     raise NotAllowed(
         "the channel's id (26 lower-case letters and digits), or 'team/channel' with both names as they stand in the "

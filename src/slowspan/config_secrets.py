@@ -1,10 +1,18 @@
-"""Which settings are secret: how they are shown, and how they come from a file."""
+"""Which settings are secret: how they are shown, kept out of messages, and read from a file."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from slowspan.config_values import NotAllowed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from slowspan.config import Settings
 
 HIDDEN = "[hidden]"
 
@@ -26,6 +34,10 @@ FILE_NAMES: tuple[str, ...] = tuple(name + FILE_SUFFIX for name in FILE_SECRETS)
 # A proxy's URL can hold a login. It needs no file of its own: the settings file can be private.
 SECRET_NAMES = frozenset({*FILE_SECRETS, "mattermost_proxy"})
 """The settings whose values are shown nowhere."""
+
+_LEAST_SECRET = 4
+_LEAST_PIECE = 8
+"""Characters of a part of a secret URL that is taken for a secret by itself; shorter ones are words such as ``api``."""
 
 MAX_SECRET_FILE = 65_536
 """The most bytes of a secret's file."""
@@ -49,6 +61,39 @@ def shown(name: str, value: object) -> str:
         The value's ``repr``, of any length.
     """
     return HIDDEN if is_hidden(name, value) else repr(value)
+
+
+def secrets_of(settings: Settings) -> set[str]:
+    """Return the settings' secrets, and the parts of secret URLs that libraries quote by themselves."""
+    secrets: set[str] = set()
+    for name in SECRET_NAMES:
+        value = getattr(settings, name)
+        for text in (value,) if isinstance(value, str) else value or ():
+            secrets |= {text, *secret_parts(text)}
+    return secrets
+
+
+def secret_parts(url: str) -> set[str]:
+    """Return a secret URL's parts that libraries quote by themselves: its password, and long words in the rest."""
+    scheme, _, rest = url.partition("://")
+    if not rest or not scheme:
+        return set()
+    try:
+        parts = urlsplit(url)
+        host, password = parts.hostname or "", parts.password or ""
+    except ValueError:
+        return set()
+    pieces = {piece for piece in re.split(r"[/?&=@:#,;+]", rest) if len(piece) >= _LEAST_PIECE}
+    # The host helps to find the mistake, and is no secret where the scheme has one.
+    return {piece for piece in {*pieces, password} if piece.lower() != host}
+
+
+def hide(text: str, secrets: Iterable[str]) -> str:
+    """Return a text with ``[hidden]`` in the place of each secret; very short ones stay, for they are in any text."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= _LEAST_SECRET:
+            text = text.replace(secret, HIDDEN)
+    return text
 
 
 def read_secret_file(path: Path) -> str:

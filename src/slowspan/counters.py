@@ -47,7 +47,7 @@ class Drop:
     ALERT_LIMIT = "alert_limit"
     """``alerts_per_hour`` alerts were told in this hour; the message at its end sums up the others."""
     OUTBOX_FULL = "outbox_full"
-    """An alert that no channel could be told was given up: too many wait, for too long, or they cannot be stored."""
+    """An alert that a channel could not be told was given up: too many wait, for too long, or they cannot be stored."""
     NOTIFIER_FAILED = "notifier_failed"
     """A notifier could not be loaded, or did not deliver a report."""
     INTERNAL_ERROR = "internal_error"

@@ -1,4 +1,4 @@
-"""The commands of the ``slowspan`` command, one file each. Imported when it runs; needs click."""
+"""The commands of the ``slowspan`` command. Imported when it runs; needs click."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import click
 
 from slowspan._version import __version__
 from slowspan.commands.check import check
-from slowspan.commands.export import export
 from slowspan.commands.list import list_reports
 from slowspan.commands.open import open_page
 from slowspan.commands.prune import prune
-from slowspan.commands.show import show
+from slowspan.commands.show import export, show
 from slowspan.recording.session import RECURSION_LIMIT
 
 

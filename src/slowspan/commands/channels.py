@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from slowspan.commands.findings import Attempt, Finding, warnings_of_slowspan, without_secrets
+from slowspan.config import CHANNEL_SETTINGS
 from slowspan.counters import Counters, DropError
 from slowspan.delivery.naming import report_url, trace_url
 from slowspan.notifiers.base import DeliveryError
@@ -61,7 +62,10 @@ def examine_channels(settings: Settings, report: Report | None) -> Iterator[Find
     if not trials:
         yield Finding("channels", "none", "off", "no notifier is on: nobody is told, no report is kept")
     for name in sorted({point.name for point in entry_points(group=GROUP)} - set(map(str, settings.notifiers))):
-        yield Finding("channels", name, "off", "not among the setting notifiers")
+        setting = CHANNEL_SETTINGS.get(name)
+        is_set = setting is None or getattr(settings, setting)
+        why = "not among the setting notifiers" if is_set else f"{setting} is not set"
+        yield Finding("channels", name, "off", why)
 
 
 def _begin(wanted: object, settings: Settings, report: Report | None) -> _Trial | Finding:
@@ -110,14 +114,17 @@ class _Trial:
                 f"no answer within notify_timeout, {self._settings.notify_timeout:g} s. {TIMEOUT_ADVICE}"
             )
         except DeliveryError as error:
-            return self._failed(f"{error}{LATER if error.retry else ''}")
+            return self._failed(str(error), again=error.retry)
         except DropError as error:
             return self._failed(str(error))
         except Exception as error:  # noqa: BLE001 - a notifier is somebody else's code
-            return self._failed(f"{type(error).__name__}: {error}{LATER}")
+            return self._failed(f"{type(error).__name__}: {error}", again=True)
         if not text:
             return Finding("channels", self._name, "untried", UNTRIED)
         return Finding("channels", self._name, "ok", without_secrets(text, self._settings), self._attempt.seconds)
 
-    def _failed(self, problem: str) -> Finding:
+    def _failed(self, problem: str, *, again: bool = False) -> Finding:
+        # Only alerts are tried again; a report that one of the others loses is lost.
+        if again and getattr(self._notifier, "receives", "alerts") != "reports":
+            problem += LATER
         return Finding("channels", self._name, "fail", without_secrets(problem, self._settings), self._attempt.seconds)

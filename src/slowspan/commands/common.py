@@ -1,10 +1,13 @@
-"""What several commands share: finding a report, telling of errors, progress, JSON."""
+"""What several commands share: finding and reading a report, its facts as JSON, progress."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +16,26 @@ import click
 from slowspan.config_sources import load_settings
 from slowspan.delivery.naming import PAGE_SUFFIX, PROFILE_SUFFIX, report_of_file
 from slowspan.recording.profile import Profile, ProfileFormatError, load_profile
+from slowspan.report.summary import hot_lines, time_shares
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+    from slowspan.report.summary import HotLine
+
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+"""Gives a command's function one more parameter."""
+
 MOST_LISTED = 10
 """Reports that are named when an id fits several."""
 
-profile_argument = click.argument("profile", metavar="ID")
-directory_option = click.option(
+profile_argument: Decorator = click.argument("profile", metavar="ID")
+directory_option: Decorator = click.option(
     "--report-dir",
     type=click.Path(file_okay=False, path_type=Path),
     help="Where the reports are. By default what the settings say: the environment, the configuration file.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 
 def print_json(value: Any) -> None:
@@ -133,3 +142,55 @@ def read_stored(path: Path) -> Profile:
         raise click.ClickException(f"{path}: {error}") from error
     except OSError as error:
         raise click.ClickException(f"cannot read {path}: {error.strerror}") from error
+
+
+def started_at(profile: Profile) -> datetime:
+    """Return when the request started, in UTC."""
+    return datetime.fromtimestamp(profile.start_time_ns / 1e9, timezone.utc)
+
+
+def facts_of(profile: Profile, path: Path) -> dict[str, Any]:
+    """Return what is known of a slow request, without its samples. ``docs/commands.md`` documents the shape.
+
+    Args:
+        profile: The profile.
+        path: Its file.
+
+    Returns:
+        An object for JSON; durations in seconds.
+    """
+    page = path.with_name(path.name.removesuffix(PROFILE_SUFFIX) + PAGE_SUFFIX)
+    span = asdict(profile.span)
+    span["parameters"] = [list(pair) for pair in profile.span.parameters]
+    process = profile.process
+    return {
+        "id": profile.id,
+        "name": profile.name,
+        "endpoint": profile.span.endpoint,
+        "started": started_at(profile).isoformat(timespec="milliseconds"),
+        "duration": profile.duration_ns / 1e9,
+        "threshold": profile.threshold_ns / 1e9,
+        "running": profile.running,
+        "cpu_time": None if profile.cpu_time_ns is None else profile.cpu_time_ns / 1e9,
+        "shares": {share.name.replace(" ", "_"): share.share for share in time_shares(profile)},
+        "hot_lines": [_hot_line(line) for line in hot_lines(profile)],
+        "samples": profile.sample_count,
+        "engine": profile.engine,
+        "span": span,
+        "process": {"host": process.host, "pid": process.pid, "thread": process.thread_name, "python": process.python},
+        "notes": list(profile.notes),
+        "profile": str(path),
+        "page": str(page) if page.is_file() else None,
+    }
+
+
+def _hot_line(line: HotLine) -> dict[str, Any]:
+    return {
+        "share": line.share,
+        "seconds": line.wall_ns / 1e9,
+        "cpu_seconds": line.cpu_ns / 1e9,
+        "file": line.file or None,
+        "line": line.line or None,
+        "class": line.class_name,
+        "function": line.function,
+    }

@@ -9,14 +9,13 @@ import sys
 import time
 from functools import partial
 from importlib.metadata import PackageNotFoundError, entry_points, version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slowspan._version import __version__
 from slowspan.commands.common import counted, reports_in
 from slowspan.commands.findings import Attempt, Finding, warnings_of_slowspan, without_secrets
 from slowspan.config import SETTING_NAMES
-from slowspan.config_secrets import is_hidden, shown
+from slowspan.config_secrets import HIDDEN, is_hidden
 from slowspan.config_sources import load_settings
 from slowspan.counters import DropError
 from slowspan.delivery.alert_fallback import make_store
@@ -88,8 +87,13 @@ def examine_settings() -> tuple[LoadedSettings, list[Finding]]:
 
 def _value(name: str, settings: Settings) -> str:
     value = getattr(settings, name)
-    plain = isinstance(value, (str, Path)) and not is_hidden(name, value)
-    return one_line(str(value) if plain else shown(name, value), _VALUE_LIMIT)
+    if is_hidden(name, value):
+        text = HIDDEN
+    elif isinstance(value, tuple):
+        text = ", ".join(str(item) if isinstance(item, str) else repr(item) for item in value) or "none"
+    else:
+        text = str(value)
+    return one_line(text, _VALUE_LIMIT)
 
 
 def examine_sampling(
@@ -148,8 +152,8 @@ def examine_alert_store(settings: Settings) -> Finding:
         problem = str(error) or type(error).__name__
     else:
         return Finding("storage", "alert store", "ok", without_secrets(text, settings), attempt.seconds)
-    advice = "Each process would tell alerts by itself until it is back."
-    return Finding("storage", "alert store", "fail", without_secrets(f"{problem}. {advice}", settings), attempt.seconds)
+    problem = f"{problem.rstrip('.')}. Each process would tell alerts by itself until it is back."
+    return Finding("storage", "alert store", "fail", without_secrets(problem, settings), attempt.seconds)
 
 
 def _check_store(settings: Settings) -> str:

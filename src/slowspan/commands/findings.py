@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
-from slowspan.config_secrets import HIDDEN, SECRET_NAMES
+from slowspan.config_secrets import hide, secrets_of
 from slowspan.redaction import one_line
 
 if TYPE_CHECKING:
@@ -26,10 +24,6 @@ if TYPE_CHECKING:
 
 LIMIT = 1000
 """Characters of a finding: an error's text can be a whole page."""
-
-_LEAST_SECRET = 4
-_LEAST_PIECE = 8
-"""Characters of a part of a secret URL that is taken for a secret by itself; shorter ones are words such as ``api``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,30 +113,4 @@ def without_secrets(text: str, settings: Settings) -> str:
 
     Errors of libraries quote URLs and headers.
     """
-    for secret in sorted(_secrets(settings), key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
-    return one_line(" ".join(text.split()), LIMIT)
-
-
-def _secrets(settings: Settings) -> set[str]:
-    secrets: set[str] = set()
-    for name in SECRET_NAMES:
-        value = getattr(settings, name)
-        for text in (value,) if isinstance(value, str) else value or ():
-            secrets.add(text)
-            if "://" in text:
-                secrets.update(_secret_pieces(text))
-    return {secret for secret in secrets if len(secret) >= _LEAST_SECRET}
-
-
-def _secret_pieces(url: str) -> set[str]:
-    """Return a URL's parts that libraries quote by themselves: the login, the path, long words in it."""
-    try:
-        parts = urlsplit(url)
-        host, password = parts.hostname or "", parts.password or ""
-    except ValueError:
-        return set()
-    rest = url.partition("://")[2]
-    pieces = {piece for piece in re.split(r"[/?&=@:#,;+]", rest) if len(piece) >= _LEAST_PIECE}
-    # The host helps to find the mistake, and is no secret where the scheme has one.
-    return {piece for piece in {*pieces, password} if piece.lower() != host}
+    return one_line(" ".join(hide(text, secrets_of(settings)).split()), LIMIT)

@@ -11,13 +11,14 @@ import click
 from slowspan.commands.common import (
     counted,
     directory_option,
+    facts_of,
     json_option,
     print_json,
     progress,
     read_stored,
     reports_in,
+    started_at,
 )
-from slowspan.commands.facts import facts_of, started_at
 from slowspan.config_sources import load_settings
 from slowspan.delivery.naming import PROFILE_SUFFIX
 from slowspan.redaction import one_line

@@ -1,7 +1,8 @@
-"""``slowspan show``: one profile in the terminal."""
+"""``slowspan show`` and ``slowspan export``: one profile in the terminal, or in another format."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,14 @@ import click
 
 from slowspan.commands.common import (
     directory_option,
+    facts_of,
     find_profile,
     json_option,
     print_json,
     profile_argument,
     read_stored,
 )
-from slowspan.commands.facts import facts_of
+from slowspan.report.formats import FORMATS
 from slowspan.report.text import render_text
 
 if TYPE_CHECKING:
@@ -36,3 +38,29 @@ def show(profile: str, as_json: bool, report_dir: Path | None) -> None:
         print_json(facts_of(read_stored(path), path))
     else:
         click.echo(render_text(read_stored(path), shutil.get_terminal_size().columns), nl=False)
+
+
+@click.command()
+@profile_argument
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(sorted(FORMATS)),
+    required=True,
+    help="html: the page. json: the profile itself. session: for pyinstrument --load. "
+    "speedscope: for speedscope.app. text: what show prints, at full width.",
+)
+@click.option("--output", "-o", type=click.Path(dir_okay=False, allow_dash=True), default="-", help="A file, or -.")
+@directory_option
+def export(profile: str, format_name: str, output: str, report_dir: Path | None) -> None:
+    """Write a profile in another format."""
+    data = FORMATS[format_name](read_stored(find_profile(profile, report_dir))).encode("utf-8")
+    if output == "-":
+        click.echo(data, nl=False)
+        return
+    try:
+        # Reports are private: a new file is for its owner only.
+        with open(output, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            file.write(data)
+    except OSError as error:
+        raise click.ClickException(f"cannot write {output}: {error.strerror}") from error

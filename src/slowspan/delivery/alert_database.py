@@ -46,7 +46,7 @@ class AlertDatabase:
     """
 
     def __init__(self, directory: Path, schema: tuple[str, ...]) -> None:
-        self.path = directory / ALERT_STATE
+        self.path: Path = directory / ALERT_STATE
         self._schema = schema
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None

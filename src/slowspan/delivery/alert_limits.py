@@ -63,7 +63,7 @@ class LimitsStore:
     def see(self, key: AlertKey, duration_ns: int, now: float) -> Claim | Held | None:
         """See the protocol."""
         told = self._told(key.digest, now)
-        if not self._is_due(told, duration_ns, now) or self._counters.get(f"{key.digest}:held") > now:
+        if not self._is_due(told, duration_ns, now) or self._is_held(key.digest, now):
             self._count(key.digest, _unpack(told)[0], duration_ns)
             return None
         hour = hour_of(now)
@@ -113,17 +113,21 @@ class LimitsStore:
 
     def hold(self, claim: Claim, seconds: float, now: float) -> None:
         """See the protocol."""
+        if _unpack(self._told(claim.key, now))[0] * 10**9 > claim.since_ns:
+            return  # It was told meanwhile.
         key = f"{claim.key}:held"
         until = math.ceil(now + min(seconds, LONGEST_HOLD))
         already = self._counters.get(key)
+        if already > now + LONGEST_HOLD:
+            self._counters.clear(key)
+            already = 0
         # Only ever upwards, without a gap in which another one could claim the key.
         if already < until:
             self._counters.incr(key, math.ceil(LONGEST_HOLD), until - already)
 
     def release(self, claim: Claim, now: float) -> None:
         """See the protocol."""
-        held = self._counters.get(f"{claim.key}:held") > now
-        if not held and now >= float(claim.token):
+        if not self._is_held(claim.key, now) and now >= float(claim.token):
             return  # It has lapsed: the lease is somebody else's.
         self._counters.incr(f"hour:{hour_of(now)}:back", 2 * HOUR)
         self._counters.clear(f"{claim.key}:held")
@@ -163,6 +167,10 @@ class LimitsStore:
     def _is_due(self, told: int, duration_ns: int, now: float) -> bool:
         told_at, worst_ns = _unpack(told)
         return told_at <= now - self._policy.window or duration_ns >= self._policy.realert_ratio * worst_ns
+
+    def _is_held(self, digest: str, now: float) -> bool:
+        # Two renewals at once can add up to a time far in the future, and so can a clock that was wrong.
+        return now < self._counters.get(f"{digest}:held") <= now + LONGEST_HOLD
 
     def _told(self, digest: str, now: float) -> int:
         told = self._counters.get(f"{digest}:told")

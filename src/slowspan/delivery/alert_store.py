@@ -186,7 +186,8 @@ class KeyState:
 
     def hold(self, claim: Claim, seconds: float, now: float) -> bool:
         """Extend a claim's lease; tells whether there was anything to change."""
-        if self.token != claim.token:
+        # Without a lease it was told, or given back.
+        if self.token != claim.token or not self.lease_until:
             return False
         self.lease_until = now + min(seconds, LONGEST_HOLD)
         self.expires = max(self.expires, self.lease_until)

@@ -40,10 +40,10 @@ class Telling:
     waiting_for: set[str]
     """Names of the channels that have not answered yet."""
     pending: Pending | None = None
-    """Its place in the outbox, where it comes from there."""
+    """What it was in the outbox, where it comes from there."""
+    places: dict[str, int] = field(default_factory=dict)
+    """Its ids in the outbox, by the names of channels that have not been told."""
     delivered: bool = False
-    kept: bool = False
-    """Whether a channel that failed has it in the outbox."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -93,7 +93,8 @@ class Channel:
         """Queue an alert. Takes microseconds; never raises."""
         # Without a thread, as at the exit of Python 3.12, the alert is told on this one: better than not at all.
         if self.queue.start():
-            self.queue.put(telling.report.profile.id, telling)
+            # A name of its own: nothing may take the place of an alert without its outcome being told.
+            self.queue.put(f"{telling.claim.token} {telling.report.profile.id}", telling)
         else:
             self._handle(telling)
 
@@ -115,20 +116,23 @@ class Channel:
         try:
             # What comes from the outbox has been tried often enough; the next one may have better luck.
             if item.pending is None:
-                self._try_often(item.report)
+                self._try_often(self._notifier.notify, item.report)
             else:
-                self._try(item.report)
+                self._limited(self._notifier.notify, item.report)
         except Exception as failure:  # noqa: BLE001 - a notifier is somebody else's code
             error = self._explain(failure)
         self._outcome(item, self.name, error)
 
     def _give_way(self, item: Telling | Digest) -> None:
         if isinstance(item, Telling):
-            self._outcome(item, self.name, DeliveryError(f"{self.name}: too many alerts waited"))
+            what = "did not finish in time" if self._closing.is_set() else "too many alerts waited"
+            self._outcome(item, self.name, DeliveryError(f"{self.name}: {what}"))
+        else:
+            self._counters.drop(Drop.NOTIFIER_FAILED, detail=f"{self.name}: a message on alerts held back was lost")
 
     def _tell_digest(self, digest: Digest) -> None:
         try:
-            self._limited(self._notifier.notify_digest, digest)  # type: ignore[attr-defined]
+            self._try_often(self._notifier.notify_digest, digest)  # type: ignore[attr-defined]
         except Exception as failure:  # noqa: BLE001 - as above
             self._counters.drop(Drop.NOTIFIER_FAILED, detail=str(self._explain(failure)))
 
@@ -137,15 +141,12 @@ class Channel:
             return DeliveryError(f"{self.name}: {failure}", retry=failure.retry, retry_after=failure.retry_after)
         return DeliveryError(f"{self.name}: {failure!r}")
 
-    def _try(self, report: Report) -> None:
-        self._limited(self._notifier.notify, report)
-
-    def _try_often(self, report: Report) -> None:
+    def _try_often(self, function: Callable[[Any], object], item: Report | Digest) -> None:
         try:
             # Imported here because only channels need it; every extra for a channel brings it.
             import tenacity
         except ImportError:
-            self._try(report)
+            self._limited(function, item)
             return
         backoff = tenacity.wait_exponential(FIRST_WAIT, LONGEST_WAIT / 2) + tenacity.wait_random(0, FIRST_WAIT)
 
@@ -160,7 +161,7 @@ class Channel:
             retry=tenacity.retry_if_exception(_is_worth_another_try),
             sleep=tenacity.sleep_using_event(self._closing),
             reraise=True,
-        )(self._try, report)
+        )(self._limited, function, item)
 
     def _limited(self, function: Callable[..., object], *args: Any) -> None:
         """Call somebody else's code with a time limit."""

@@ -1,4 +1,4 @@
-"""Alerts that a channel could not be told: kept until it is back, across restarts."""
+"""Alerts that a channel has not been told yet: kept until it has, also when it is away, and across restarts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from slowspan.delivery.alert_notes import NOTES_SCHEMA, NoteBook
 from slowspan.delivery.alert_store import Claim
@@ -15,7 +15,7 @@ from slowspan.report.alert import Alert
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, MutableMapping
+    from collections.abc import Callable, Collection, MutableMapping
     from pathlib import Path
 
     from slowspan.delivery.alert_database import AlertDatabase
@@ -54,7 +54,15 @@ class Pending:
     created_ns: int
     """Unix time, in nanoseconds, when it was put in."""
     attempts: int
-    """Tries from the outbox that have failed."""
+    """How often it could not be told."""
+
+
+class GivenUp(NamedTuple):
+    """What the outbox has given up."""
+
+    alerts: int = 0
+    claims: tuple[Claim, ...] = ()
+    """Claims of which no alert waits any more: for release, if no channel has told them."""
 
 
 class Outbox:
@@ -80,9 +88,10 @@ class Outbox:
 
     def _start_anew(self) -> None:
         self._lock = threading.Lock()
-        self._given_up: list[Claim] = []
 
-    def add(self, channel: str, alert: Alert, claim: Claim, stored: bytes, now: float, retry_in: float) -> int:
+    def add(
+        self, channel: str, alert: Alert, claim: Claim, stored: bytes, now: float, retry_in: float
+    ) -> tuple[int, GivenUp]:
         """Keep an alert for a channel.
 
         Args:
@@ -94,87 +103,109 @@ class Outbox:
             retry_in: Seconds until it is due.
 
         Returns:
-            How many alerts were given up for it, or because they were too old: itself when it cannot be kept. Their
-            claims are then in ``given_up``.
+            Its id, 0 when it cannot be kept; and the alerts that were given up for it, or because they were too old.
         """
         facts = {field.name: getattr(alert, field.name) for field in fields(Alert) if field.name != "notes"}
         row = (channel, json.dumps(facts), json.dumps(claim), stored, len(stored), now, now + retry_in)
 
-        def insert(connection: sqlite3.Connection) -> int:
-            connection.execute(
+        def insert(connection: sqlite3.Connection) -> tuple[int, GivenUp]:
+            added = connection.execute(
                 "INSERT INTO outbox (channel, alert, claim, stored, size, created, attempts, due)"
                 " VALUES (?, ?, ?, ?, ?, ?, 0, ?)",
                 row,
             )
-            return self._give_up(connection, now)
+            return added.lastrowid or 0, self._give_up(connection, now)
 
-        given_up = self._run(insert) if len(stored) <= MOST_WAITING_BYTES else None
-        if given_up is None:
-            with self._lock:
-                self._given_up.append(claim)
-            return 1
-        return given_up
+        added = self._run(insert) if len(stored) <= MOST_WAITING_BYTES else None
+        if added is None:
+            return 0, GivenUp()
+        # Not after any success: on a full disk what only reads goes on to work.
+        self._is_unusable = False
+        return added
 
-    def due(self, now: float, limit: int = 10) -> list[Pending]:
+    def due(self, now: float, channels: Collection[str], limit: int = 10) -> list[Pending]:
         """Take the alerts that are to be tried again; other processes leave them alone for the lease.
 
         Args:
             now: Unix time in seconds.
+            channels: Their channels; what waits for others is left to processes that have them.
             limit: The most alerts.
 
         Returns:
-            The alerts, oldest first; each needs ``done`` or ``later``.
+            The alerts, oldest first; each needs ``done`` or ``later``, else another process tells it.
         """
 
-        def take(connection: sqlite3.Connection) -> list[Pending]:
+        def take(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
             rows = connection.execute(
                 "SELECT id, channel, alert, claim, stored, created, attempts FROM outbox"
-                " WHERE due <= ? AND created > ? ORDER BY id LIMIT ?",
-                (now, now - LONGEST_WAIT, limit),
+                f" WHERE due <= ? AND created > ? AND channel IN ({_places(channels)}) ORDER BY id LIMIT ?",
+                (now, now - LONGEST_WAIT, *channels, limit),
             ).fetchall()
             connection.executemany(
                 "UPDATE outbox SET due = ? WHERE id = ?", [(now + self._lease, row[0]) for row in rows]
             )
-            return [self._pending(*row) for row in rows]
+            return rows
 
         # A look first: most of the time there is nothing, and nothing needs to be written.
-        return (self._run(take) or []) if self._may_be_due(now) else []
+        next_due = self.next_due(now, channels)
+        rows = self._run(take) or [] if next_due is not None and next_due <= now else []
+        taken = [self._pending(*row) for row in rows]
+        return [pending for pending in taken if pending is not None]
 
-    def done(self, pending: Pending) -> None:
-        """Take an alert out: its channel was told, or never will be."""
-        self._run(lambda connection: connection.execute("DELETE FROM outbox WHERE id = ?", (pending.id,)))
-
-    def later(self, pending: Pending, now: float, retry_in: float) -> None:
-        """Keep an alert that could not be told again.
+    def done(self, id: int, claim: Claim) -> bool:
+        """Take an alert out: its channel was told, or never will be.
 
         Args:
-            pending: What ``due`` returned.
+            id: What ``add`` or ``due`` returned.
+            claim: The alert's claim.
+
+        Returns:
+            Whether it waits for another channel still.
+        """
+
+        def delete(connection: sqlite3.Connection) -> bool:
+            connection.execute("DELETE FROM outbox WHERE id = ?", (id,))
+            found = connection.execute("SELECT 1 FROM outbox WHERE claim = ?", (json.dumps(claim),))
+            return found.fetchone() is not None
+
+        return bool(self._run(delete))
+
+    def later(self, id: int, now: float, retry_in: float) -> None:
+        """Keep an alert that could not be told.
+
+        Args:
+            id: What ``add`` or ``due`` returned.
             now: Unix time in seconds.
             retry_in: Seconds until it is due again.
         """
         self._run(
             lambda connection: connection.execute(
-                "UPDATE outbox SET due = ?, attempts = attempts + 1 WHERE id = ?", (now + retry_in, pending.id)
+                "UPDATE outbox SET due = ?, attempts = attempts + 1 WHERE id = ?", (now + retry_in, id)
             )
         )
 
-    def next_due(self, now: float) -> float | None:
-        """Return the Unix time, in seconds, at which an alert is due, or None."""
-        oldest = now - LONGEST_WAIT
+    def renew(self, ids: Collection[int], now: float, seconds: float) -> None:
+        """Have other processes leave alerts alone for longer, while this one still tells them."""
+        if ids:
+            self._run(
+                lambda connection: connection.execute(
+                    f"UPDATE outbox SET due = ? WHERE id IN ({_places(ids)})", (now + seconds, *ids)
+                )
+            )
+
+    def next_due(self, now: float, channels: Collection[str]) -> float | None:
+        """Return the Unix time, in seconds, at which an alert for one of the channels is due, or None."""
         found = self._run(
-            lambda connection: connection.execute("SELECT min(due) FROM outbox WHERE created > ?", (oldest,)).fetchone()
+            lambda connection: connection.execute(
+                f"SELECT min(due) FROM outbox WHERE created > ? AND channel IN ({_places(channels)})",
+                (now - LONGEST_WAIT, *channels),
+            ).fetchone()
         )
         return found[0] if found else None
 
-    def give_up(self, now: float) -> int:
-        """Throw away what has waited too long, and return how many that were; ``given_up`` has their claims."""
-        return self._run(lambda connection: self._give_up(connection, now)) or 0
-
-    def given_up(self) -> list[Claim]:
-        """Return, once, the claims of alerts that were given up: for release, if no channel has told them."""
-        with self._lock:
-            claims, self._given_up = self._given_up, []
-        return claims
+    def give_up(self, now: float) -> GivenUp:
+        """Throw away what has waited too long, and return it."""
+        return self._run(lambda connection: self._give_up(connection, now)) or GivenUp()
 
     def notes(self, key: str) -> MutableMapping[str, str]:
         """Return the notes on an alert's key, read and written at each access.
@@ -192,26 +223,30 @@ class Outbox:
         if self._database is not None:
             self._database.close()
 
-    def _may_be_due(self, now: float) -> bool:
-        next_due = self.next_due(now)
-        return next_due is not None and next_due <= now
-
     def _pending(
         self, id: int, channel: str, alert: str, claim: str, stored: bytes, created: float, attempts: int
-    ) -> Pending:
+    ) -> Pending | None:
+        """Make a pending alert of a row; None where it cannot be read: the release that wrote it can, perhaps."""
         known = {field.name for field in fields(Alert)}
-        facts = {name: value for name, value in json.loads(alert).items() if name in known}
+        try:
+            facts = {name: value for name, value in json.loads(alert).items() if name in known}
+            read_alert = Alert(**facts, notes=self.notes(facts["key"]))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
+        read_claim = _read_claim(claim)
+        if read_claim is None:
+            return None
         return Pending(
             id=id,
             channel=channel,
-            alert=Alert(**facts, notes=self.notes(facts["key"])),
-            claim=Claim(*json.loads(claim)),
+            alert=read_alert,
+            claim=read_claim,
             stored=stored,
             created_ns=round(created * 1e9),
             attempts=attempts,
         )
 
-    def _give_up(self, connection: sqlite3.Connection, now: float) -> int:
+    def _give_up(self, connection: sqlite3.Connection, now: float) -> GivenUp:
         """Delete what is too old, and the oldest beyond the limits."""
         rows = connection.execute("SELECT id, claim, size, created FROM outbox ORDER BY id DESC").fetchall()
         size = 0
@@ -226,9 +261,8 @@ class Outbox:
             else:
                 claims_kept.add(claim)
         connection.executemany("DELETE FROM outbox WHERE id = ?", lost)
-        with self._lock:
-            self._given_up.extend(Claim(*json.loads(claim)) for claim in claims_lost - claims_kept)
-        return len(lost)
+        claims = (_read_claim(claim) for claim in claims_lost - claims_kept)
+        return GivenUp(len(lost), tuple(claim for claim in claims if claim is not None))
 
     def _opened(self) -> AlertDatabase:
         # Imported here because it loads sqlite3, which most processes never need.
@@ -249,5 +283,15 @@ class Outbox:
                 self._is_unusable = True
                 _logger.warning("slowspan's outbox cannot be used; undelivered alerts are not kept: %s", error)
             return None
-        self._is_unusable = False
         return result
+
+
+def _places(values: Collection[object]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _read_claim(text: str) -> Claim | None:
+    try:
+        return Claim(*json.loads(text))
+    except (ValueError, TypeError):
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
@@ -180,22 +181,23 @@ class Delivery(Generic[F]):
             for lane in receivers.lanes:
                 lane.put(report)
         if receivers.alerter is not None:
-            receivers.alerter.consider(profile, partial(self._report, profile))
+            receivers.alerter.consider(profile, partial(self._report, profile, is_kept=finished.kept))
 
     def _tick(self) -> float | None:
         # Before the first slow request notifiers are loaded only where an earlier process may have left something.
-        if self._receivers is None and not (self._settings.report_dir / ALERT_STATE).exists():
+        # Not Path.exists, which raises where the directory cannot be entered.
+        if self._receivers is None and not os.path.exists(self._settings.report_dir / ALERT_STATE):  # noqa: PTH110
             return None
         alerter = self._prepare().alerter
         return alerter.tick() if alerter is not None else None
 
-    def _report(self, profile: Profile, alert: Alert | None = None) -> Report:
+    def _report(self, profile: Profile, alert: Alert | None = None, *, is_kept: bool = True) -> Report:
         link = trace_url(self._settings, profile.span.trace_id, profile.span.span_id)
         return Report(
             profile,
             render_html=partial(self._render_html, trace_url=link),
             compress=self._compress,
-            url=report_url(self._settings, profile.id, profile.name),
+            url=report_url(self._settings, profile.id, profile.name) if is_kept else None,
             trace_url=link,
             alert=alert,
         )

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_TICK_AFTER_ERROR = 60.0
+"""Seconds until a tick that raised is called again."""
+
 _logger = logging.getLogger("slowspan")
 
 
@@ -60,7 +63,8 @@ class DeliveryQueue(Generic[T]):
         close: Called on the thread when it ends after :meth:`close`.
         tick: Called on the thread when it starts, after :meth:`wake`, and when the seconds have passed that it returned
             at its last call; None when there is nothing to wait for.
-        gave_way: Called with the oldest item when the queue is full, on the thread that puts a newer one.
+        gave_way: Called with an item that will not be handled, which is then its loss to count: the oldest when the
+            queue is full, on the thread that puts a newer one, and what waits still when ``join`` gives up.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class DeliveryQueue(Generic[T]):
         self._waiting: OrderedDict[str, T] = OrderedDict()
         self._flushes: list[Flush] = []
         self._busy = False
+        self._tick_is_next = False
         self._tick_at: float | None = None if self._tick_hook is None else 0.0
         self._thread: threading.Thread | None = None
 
@@ -125,6 +130,7 @@ class DeliveryQueue(Generic[T]):
         try:
             reason, oldest = self._put(key, item)
             if oldest is not None and self._gave_way_hook is not None:
+                reason = None
                 self._gave_way_hook(oldest)
         except Exception as error:  # noqa: BLE001 -- runs on a request's thread
             self._counters.drop(Drop.INTERNAL_ERROR, detail=f"{self._name}: {error!r}")
@@ -138,7 +144,7 @@ class DeliveryQueue(Generic[T]):
         with self._lock:
             if self._closed:
                 return Drop.SHUTDOWN, None
-            if not self.start():
+            if self._thread is None and not self.start():
                 return Drop.NO_THREAD, None
             if key not in self._waiting and len(self._waiting) >= self._size:
                 _, oldest = self._waiting.popitem(last=False)
@@ -205,11 +211,16 @@ class DeliveryQueue(Generic[T]):
         """
         with self._lock:
             ended = self._rest.wait_for(lambda: self._thread is None or not self._thread.is_alive(), timeout)
-            lost = len(self._waiting) + (self._busy and not ended)
+            left = list(self._waiting.values())
+            was_busy = self._busy and not ended
             self._waiting.clear()
             self._busy = False
-        if lost:
+        lost = len(left) + was_busy
+        if lost and self._gave_way_hook is None:
             self._counters.drop(Drop.SHUTDOWN, lost, detail=f"{self._name} did not finish in time")
+        elif self._gave_way_hook is not None:
+            for item in left:
+                self._guard(partial(self._gave_way_hook, item))
         return not lost
 
     def _run(self) -> None:
@@ -231,7 +242,12 @@ class DeliveryQueue(Generic[T]):
         """Wait for something to do; None when the queue is closed and empty."""
         with self._lock:
             while True:
+                tick_in = None if self._tick_at is None else max(0.0, self._tick_at - time.monotonic())
+                if tick_in == 0 and self._tick_is_next and not self._closed:
+                    return self._tick
                 if self._waiting:
+                    # Under load there is always another item: a tick that is due takes turns with them.
+                    self._tick_is_next = True
                     _, item = self._waiting.popitem(last=False)
                     self._busy = True
                     return partial(self._handle, item)
@@ -242,19 +258,22 @@ class DeliveryQueue(Generic[T]):
                     return self._counters.log_losses
                 if self._closed:
                     return None
-                tick_in = None if self._tick_at is None else max(0.0, self._tick_at - time.monotonic())
                 if tick_in == 0:
                     return self._tick
                 self._work.wait(min((wait for wait in (due_in, tick_in) if wait is not None), default=None))
 
     def _tick(self) -> None:
         with self._lock:
+            self._tick_is_next = False
             self._tick_at = None
-        wait = self._tick_hook() if self._tick_hook is not None else None
-        with self._lock:
-            # Unless somebody has called ``wake`` meanwhile.
-            if self._tick_at is None and wait is not None:
-                self._tick_at = time.monotonic() + wait
+        wait: float | None = _TICK_AFTER_ERROR
+        try:
+            wait = self._tick_hook() if self._tick_hook is not None else None
+        finally:
+            with self._lock:
+                # Unless somebody has called ``wake`` meanwhile.
+                if self._tick_at is None and wait is not None:
+                    self._tick_at = time.monotonic() + wait
 
     def _do(self, job: Callable[[], None]) -> None:
         self._guard(job)

@@ -58,7 +58,7 @@ class SharedCounters:
         self._uri = uri
         parts = urlsplit(uri)
         self._kind = parts.scheme
-        self.place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        self.place: str = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         """The address without login."""
         self._start_anew()
         _storage_class(uri)

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
+from slowspan.config_channels import MATTERMOST_ID
 from slowspan.notifiers.base import DeliveryError
+from slowspan.notifiers.http import time_limit
 from slowspan.notifiers.mattermost_errors import ApiError, doing, explain
-from slowspan.notifiers.mattermost_options import MATTERMOST_ID, account, address, channel_parts, make_driver
+from slowspan.notifiers.mattermost_options import account, address, channel_parts, make_driver
 from slowspan.notifiers.mattermost_uploads import MAX_REMEMBERED, Uploads
 from slowspan.notifiers.message import digest_text, markdown
 from slowspan.notifiers.registry import NotifierError
@@ -31,7 +33,6 @@ NAME_PROP = "slowspan_name"
 """The property of a post by which we recognize it: the profile's id, or the digest's hour and host."""
 
 _LOOKED_AT = 60
-_SHARE_OF_LIMIT = 0.9
 
 T = TypeVar("T")
 
@@ -116,8 +117,7 @@ class MattermostNotifier:
             ca_file=settings.mattermost_ca_file,
             proxy=settings.mattermost_proxy,
             threads=settings.mattermost_threads,
-            # Less than the limit on the whole try: then the reason is told, and no thread is left waiting.
-            timeout=_SHARE_OF_LIMIT * settings.notify_timeout,
+            timeout=time_limit(settings),
         )
 
     def notify(self, report: Report) -> None:
@@ -210,11 +210,10 @@ class MattermostNotifier:
 
     def _read_limits(self) -> _Limits:
         if self._limits is None:
-            self._limits = _Limits()
             try:
                 config = self._driver.system.get_client_configuration({"format": "old"})
             except (ApiError, DeliveryError):
-                return self._limits  # not everybody may read it: a file that is too large is refused then
+                return _Limits()  # not everybody may read it: a file that is too large is refused then
             file_size, message = _number(config, "MaxFileSize"), _number(config, "MaxPostSize")
             self._limits = _Limits(file_size, min(message or MAX_MESSAGE, MAX_MESSAGE))
         return self._limits
@@ -236,8 +235,7 @@ class MattermostNotifier:
         limits = self._read_limits()
         profile = report.profile
         attachment = self._uploads.attach(report, channel_id, limits.file_size)
-        remarks = [attachment.remark] if attachment.remark else []
-        message = markdown(report, limits.message, remarks=remarks)
+        message = markdown(report, limits.message, remark=attachment.remark)
         # A partial report and the final one of the same request are two posts.
         name = f"{profile.id}-{profile.duration_ns}" if profile.running else profile.id
         alert = report.alert

@@ -9,34 +9,41 @@ Imports requests and mattermostdriver: only for the notifier, when it is used.
 from __future__ import annotations
 
 import json
-import socket
-import ssl
 import time
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
-from mattermostdriver.client import Client
 
 from slowspan._version import __version__
 from slowspan.notifiers.base import DeliveryError
+from slowspan.notifiers.http import CONNECT_TIMEOUT, is_tls_error, is_unknown_host, reason, retry_after, shown_address
 from slowspan.notifiers.mattermost_errors import ApiError
 from slowspan.redaction import REDACTED, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
-CONNECT_TIMEOUT = 10.0
-"""The most seconds for a connection: a server that takes longer than that is not there."""
+    class Client:
+        """What is used here of the driver's own client, which has no types."""
+
+        _options: dict[str, Any]
+        _url: str
+        _verify: bool | str
+        token: str
+        url: str
+
+        def __init__(self, options: dict[str, Any]) -> None: ...
+
+else:
+    from mattermostdriver.client import Client
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MAX_ANSWER = 4_000_000
 """The most bytes of an answer that are read: Mattermost's are a few kilobytes, a wrong server's may have no end."""
-
-MAX_RETRY_AFTER = 3600.0
-"""The most seconds that a server can make us wait."""
 
 _SAID_LIMIT = 200
 
@@ -59,7 +66,7 @@ class Answer:
         return json.loads(self.content)
 
 
-class MattermostClient(Client):  # type: ignore[misc]  # mattermostdriver has no types
+class MattermostClient(Client):
     """A client for ``Driver``, with a session, a deadline, and errors that say what to do.
 
     Besides the driver's options it reads ``request_timeout`` (seconds for all requests between ``begin`` and ``end``)
@@ -168,7 +175,7 @@ class MattermostClient(Client):  # type: ignore[misc]  # mattermostdriver has no
             return
         if status < 400:
             where = urlsplit(urljoin(self._url, answer.headers.get("Location", "")))
-            target = self.without_secrets(f"{where.scheme}://{where.netloc.rpartition('@')[2]}{where.path}")
+            target = self.without_secrets(shown_address(where.geturl()) + where.path)
             raise DeliveryError(
                 f"{self._url} redirects to {target}: set mattermost_url to the address that people see", retry=False
             )
@@ -179,7 +186,8 @@ class MattermostClient(Client):  # type: ignore[misc]  # mattermostdriver has no
                 "and what stands before the server",
                 retry=False,
             )
-        raise ApiError(status, error_id, self.without_secrets(said), _retry_after(answer.headers))
+        wait = answer.headers.get("Retry-After") or answer.headers.get("X-RateLimit-Reset")
+        raise ApiError(status, error_id, self.without_secrets(said), retry_after(wait))
 
     def _value(self, answer: Answer) -> Any:
         try:
@@ -200,18 +208,17 @@ class MattermostClient(Client):  # type: ignore[misc]  # mattermostdriver has no
         )
 
     def _unreachable(self, error: Exception) -> DeliveryError:
-        causes = list(_causes(error))
         if isinstance(error, requests.Timeout):
             return self._too_slow()
-        if any(isinstance(cause, ssl.SSLError) for cause in causes) or isinstance(error, requests.exceptions.SSLError):
+        if is_tls_error(error) or isinstance(error, requests.exceptions.SSLError):
             return DeliveryError(
-                f"no TLS connection to {self._url}: {_tls_reason(causes)}; set mattermost_ca_file to the certificate "
+                f"no TLS connection to {self._url}: {reason(error)}; set mattermost_ca_file to the certificate "
                 "of your own CA, or correct mattermost_url",
                 retry=False,
             )
         if isinstance(error, requests.exceptions.ProxyError):
             return DeliveryError(f"the proxy does not connect to {self._url}: check mattermost_proxy")
-        if any(isinstance(cause, socket.gaierror) for cause in causes):
+        if is_unknown_host(error):
             return DeliveryError(f"the host name in {self._url} cannot be resolved: check mattermost_url and DNS")
         if isinstance(error, requests.exceptions.InvalidSchema) and "socks" in str(error).lower():
             return DeliveryError("a SOCKS proxy needs a package: pip install 'requests[socks]'", retry=False)
@@ -223,31 +230,7 @@ class MattermostClient(Client):  # type: ignore[misc]  # mattermostdriver has no
             )
         if type(error) is OSError and isinstance(self._verify, str):  # requests found no such file
             return DeliveryError(f"mattermost_ca_file cannot be read: {self._verify}", retry=False)
-        return DeliveryError(f"no answer from {self._url} ({_network_reason(causes)}): is the server running?")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _tls_reason(causes: list[BaseException]) -> str:
-    for cause in causes:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return cause.verify_message
-        if isinstance(cause, ssl.SSLError) and cause.reason:
-            return cause.reason.replace("_", " ").lower()
-    return "it failed"
-
-
-def _network_reason(causes: list[BaseException]) -> str:
-    for cause in causes:
-        if isinstance(cause, ConnectionResetError):  # http.client's error on a connection that ends is one as well
-            return "the connection was closed"
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror.lower()
-    return type(causes[-1]).__name__
+        return DeliveryError(f"no answer from {self._url} ({reason(error)}): is the server running?")
 
 
 def _error_of(answer: Answer) -> tuple[str, str]:
@@ -258,15 +241,3 @@ def _error_of(answer: Answer) -> tuple[str, str]:
     if not isinstance(value, dict):
         return "", answer.content[:_SAID_LIMIT].decode("utf-8", "replace") if value is None else ""
     return str(value.get("id") or ""), str(value.get("message") or "")
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    text = headers.get("Retry-After") or headers.get("X-RateLimit-Reset") or ""
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(text).timestamp() - time.time()
-        except (TypeError, ValueError):
-            return None
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER) if seconds == seconds else None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from slowspan.config_channels import mattermost_channel, web_url
+from slowspan.config_values import NotAllowed
 from slowspan.notifiers.registry import NotifierError
 
-MATTERMOST_ID = re.compile(r"[a-z0-9]{26}")
-"""What an id of Mattermost matches wholly."""
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def make_driver(options: dict[str, object]) -> Any:
@@ -34,20 +36,13 @@ def address(url: str) -> dict[str, object]:
     Raises:
         NotifierError: It is none. The message does not quote it: somebody may have put a password there.
     """
-    try:
-        parts = urlsplit(url.strip())
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    if not host or parts.scheme not in ("http", "https") or parts.username or parts.query or parts.fragment:
-        raise NotifierError(
-            "mattermost_url must be an address like https://chat.example.com or https://example.com/chat"
-        )
+    parts = urlsplit(_read("mattermost_url", web_url("https", "http"), url))
+    host = parts.hostname or ""
     path = parts.path.rstrip("/").removesuffix("/api/v4")
     return {
         "scheme": parts.scheme,
         "url": f"[{host}]" if ":" in host else host,
-        "port": port or (443 if parts.scheme == "https" else 80),
+        "port": parts.port or (443 if parts.scheme == "https" else 80),
         "basepath": f"{path}/api/v4",
     }
 
@@ -72,12 +67,13 @@ def channel_parts(channel: str) -> tuple[str, str]:
     Raises:
         NotifierError: It is neither ``team/channel`` nor an id.
     """
-    team, slash, name = channel.partition("/")
-    if slash and team and name and "/" not in name:
-        return team, name.removeprefix("~")
-    if not MATTERMOST_ID.fullmatch(channel):
-        raise NotifierError(
-            f"mattermost_channel is {channel[:100]!r}; it must be team/channel, as in the channel's URL, "
-            "or the channel's id of 26 characters"
-        )
-    return "", ""
+    team, slash, name = _read("mattermost_channel", mattermost_channel, channel).partition("/")
+    return (team, name.removeprefix("~")) if slash else ("", "")
+
+
+def _read(setting: str, read: Callable[[object], str], value: str) -> str:
+    """Check what code has given as the setting of that name would be checked."""
+    try:
+        return read(value)
+    except NotAllowed as refusal:
+        raise NotifierError(f"{setting} must be {refusal}") from None

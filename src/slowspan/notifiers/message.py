@@ -1,17 +1,11 @@
-"""The words of an alert, for all channels where people read it: one line, facts, markdown, plain text.
-
-Endpoints, paths and parameters are written by strangers. What is active in a chat (mentions, links, images, emoji,
-hashtags, tables) must not work in them. Markdown therefore shows every such text as a code span, where chats neither
-look for mentions nor format anything. Some look for a few things in the raw message as well (Mattermost for hashtags
-and channels, Apprise for Discord's mentions): there, an invisible space after the sign helps.
-"""
+"""The words of an alert, for all channels where people read it: one line, facts, markdown, plain text."""
 
 from __future__ import annotations
 
-import re
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from slowspan.notifiers.markup import defang, escape_markdown, markdown_link
 from slowspan.redaction import one_line
 from slowspan.report.summary import ENDPOINT_LIMIT, format_duration, format_share, summarize, time_shares
 
@@ -32,44 +26,13 @@ _PARAMETERS_LIMIT = 500
 _SHORT_LIMIT = 100
 _DAY_NS = 86_400 * 1_000_000_000
 
+_TEST = "Somebody is trying this channel with slowspan check; no request of yours was slow."
+_NO_SAMPLE = "No sample tells where the time went."
+
 # Own names, because strftime's follow the application's locale.
 _MONTHS = (
     "January February March April May June July August September October November December".split()  # noqa: SIM905
 )
-
-# A backtick ends a code span and a bar ends a table's cell, in some chats even when escaped: look-alikes do not.
-_IN_CODE = {ord("`"): "\u02cb", ord("|"): "\u00a6"}
-
-_SIGN_IN_CODE = re.compile(r"[@#~](?=\w)")
-_ACTIVE = re.compile(r"[@#~](?=\w)|<(?=[@!#])|:(?=//)|(?<=\bwww)\.(?=\w)", re.IGNORECASE)
-_SPACED = "\\g<0>\u200b"
-_NOT_IN_LINK = re.compile(r"[\s()<>\[\]|\\`\"]")
-
-
-def escape_markdown(text: str, limit: int = ENDPOINT_LIMIT) -> str:
-    """Show a text of a stranger in markdown so that nothing in it takes effect, as a code span.
-
-    Must not touch another code span: put a space between them.
-
-    Args:
-        text: Any text.
-        limit: The most characters of it that are shown, at least 1.
-
-    Returns:
-        One line: the text between backticks, with backticks and bars in it replaced by look-alikes and an invisible
-        space after ``@``, ``#`` and ``~``; nothing for a blank text. Never longer than ``2 * limit + 2``.
-    """
-    code = _SIGN_IN_CODE.sub(_SPACED, one_line(text, limit).translate(_IN_CODE).strip())
-    return f"`{code}`" if code else ""
-
-
-def defang(text: str) -> str:
-    """Take the effect of mentions and links from a text of a stranger that is shown as plain text.
-
-    Returns:
-        The text with an invisible space after ``@``, ``#``, ``~`` and ``<``, and inside ``://`` and ``www.``.
-    """
-    return _ACTIVE.sub(_SPACED, text)
 
 
 def title(report: Report, limit: int = TITLE_LIMIT) -> str:
@@ -84,8 +47,8 @@ def title(report: Report, limit: int = TITLE_LIMIT) -> str:
     return line if len(line) <= limit else line[: max(0, limit - 1)] + "…"
 
 
-def facts(report: Report) -> list[tuple[str, str]]:
-    """Return what there is to tell, as pairs of name and value, without the hot lines.
+def _facts(report: Report) -> list[tuple[str, str]]:
+    """Return what there is to tell of the request, as pairs of name and value, without the hot lines.
 
     The values are of one line and bounded, but as strangers wrote them: escape them for where they are shown.
     """
@@ -106,36 +69,41 @@ def facts(report: Report) -> list[tuple[str, str]]:
         ("profile", profile.id),
         ("trace", span.trace_id),
     ]
-    if report.alert is not None:
-        pairs += [("how often", _how_often(report)), ("late", _late(report.alert))]
     return [(name, value) for name, value in pairs if value]
 
 
-def markdown(report: Report, limit: int, *, remarks: Iterable[str] = ()) -> str:
+def circumstances(report: Report) -> str:
+    """Return, as sentences on one line, why this is told now, and when it happened; nothing for a key's first alert."""
+    alert = report.alert
+    if alert is None:
+        return ""
+    how_often = _how_often(alert, report.profile.start_time_ns + report.profile.duration_ns)
+    late = f"Happened at {_moment(alert.late_ns)}, when this channel could not be reached." if alert.late_ns else ""
+    return _joined([_TEST if alert.is_test else "", how_often, late], " ")
+
+
+def markdown(report: Report, limit: int, *, remark: str = "") -> str:
     """Return the message as markdown: what, how slow, where, how often, links.
 
     Args:
         report: The report, of an alert or without one.
         limit: The most characters of the message. Whole lines are left out, the least important first, so that no
             table and no code span is broken.
-        remarks: Sentences of the channel's own at the end, such as where the page is.
+        remark: A sentence of the channel's own at the end, such as where the page is.
     """
-    known = dict(facts(report))
+    known = dict(_facts(report))
     head = _headline(report, known["endpoint"])
     if len(head) > limit:
         return escape_markdown(title(report), limit // 2 - 1) if limit >= 4 else ""
-    often = [known["how often"]] if "how often" in known else []
-    late = [known["late"]] if "late" in known else []
-    links = _markdown_links(report)
     # The order in which they are read, each with its rank: what is left out first has the highest one.
     blocks = [
-        (1, _sentences(often + late)),
-        (0, "\n" + "\n".join(_hot_table(report.hot_lines)) if report.hot_lines else ""),
+        (1, circumstances(report)),
+        (0, "\n" + "\n".join(_hot_table(report.hot_lines)) if report.hot_lines else _NO_SAMPLE),
         (4, _request_line(known)),
         (5, f"{known['time'].capitalize()}." if "time" in known else ""),
         (3, _where_line(known)),
-        (2, links or f"Profile `{known['profile']}`, trace `{known['trace']}`"),
-        (2, "\n".join(remarks)),
+        (2, _links(report)),
+        (2, remark),
     ]
     return _fit(head, blocks, limit)
 
@@ -147,11 +115,11 @@ def plain(report: Report, limit: int) -> str:
         report: The report, of an alert or without one.
         limit: The most characters of the message; it is cut at the end of a line.
     """
-    lines = [title(report), ""]
-    lines += [f"{format_duration(line.wall_ns):>9}  {defang(_hot_plain(line))}" for line in report.hot_lines]
-    lines += [""] if report.hot_lines else []
+    lines = [line for line in (title(report), circumstances(report)) if line]
+    hot_lines = [f"{format_duration(line.wall_ns):>9}  {defang(_hot_plain(line))}" for line in report.hot_lines]
+    lines += ["", *(hot_lines or [_NO_SAMPLE]), ""]
     # The title has said the first two.
-    lines += [f"{name}: {defang(value)}" for name, value in facts(report)[2:]]
+    lines += [f"{name}: {defang(value)}" for name, value in _facts(report)[2:]]
     lines += [f"{name}: {url}" for name, url in (("report", report.url), ("trace at", report.trace_url)) if url]
     return _cut_lines(lines, limit)
 
@@ -168,13 +136,17 @@ def digest_text(digest: Digest, limit: int = DIGEST_LIMIT) -> str:
     alerts = "1 alert was" if digest.alerts == 1 else f"{digest.alerts} alerts were"
     head = (
         f"slowspan: {alerts} held back by the limit on alerts per hour, from {hour:%H:%M} to "
-        f"{(hour.hour + 1) % 24:02}:{hour:%M} UTC on {_day(digest.hour_ns)}{' · ' if where else ''}{where}"
+        f"{(hour.hour + 1) % 24:02}:{hour:%M} UTC on {_day(digest.hour_ns, digest.hour_ns)}"
+        f"{' · ' if where else ''}{where}"
     )
     lines = [
         f"- {escape_markdown(endpoint)} {'once' if count == 1 else f'{count} times'}, worst {format_duration(worst_ns)}"
         for endpoint, count, worst_ns in digest.endpoints
     ]
-    return _cut_lines([head, *lines], limit)
+    others = digest.alerts - sum(count for _, count, _ in digest.endpoints)
+    lines += [f"- {others} more on other endpoints"] if digest.endpoints and others > 0 else []
+    # Some converters of markdown know a list by the blank line before it.
+    return _cut_lines([head, "", *lines] if lines else [head], limit)
 
 
 def _headline(report: Report, endpoint: str) -> str:
@@ -203,13 +175,12 @@ def _where_line(known: dict[str, str]) -> str:
     return f"Service: {where}, process {known['process']}" if where else f"Process {known['process']}"
 
 
-def _markdown_links(report: Report) -> str:
-    links = [(name, url) for name, url in (("Report", report.url), ("Trace", report.trace_url)) if url]
-    return " · ".join(f"[{name}]({_NOT_IN_LINK.sub(_percent_encoded, url)})" for name, url in links)
-
-
-def _percent_encoded(match: re.Match[str]) -> str:
-    return "".join(f"%{byte:02X}" for byte in match.group().encode())
+def _links(report: Report) -> str:
+    profile = report.profile
+    report_link = markdown_link("Report", report.url) if report.url else f"Profile `{profile.id}`"
+    trace_link = markdown_link("Trace", report.trace_url) if report.trace_url else f"Trace `{profile.span.trace_id}`"
+    unsampled = "" if profile.span.sampled else " (not sampled)"  # who looks for it in vain wants to know why
+    return f"{report_link} · {trace_link}{unsampled}"
 
 
 def _hot_table(hot_lines: Sequence[HotLine]) -> list[str]:
@@ -226,31 +197,21 @@ def _hot_plain(line: HotLine) -> str:
     return f"{format_share(line.share):>5}  {one_line(where, 2 * _SHORT_LIMIT)}"
 
 
-def _how_often(report: Report) -> str:
-    alert = report.alert
-    if alert is None or not alert.told_before:
+def _how_often(alert: Alert, now_ns: int) -> str:
+    if not alert.told_before or not alert.since_ns:
         return ""
-    now_ns = report.profile.start_time_ns + report.profile.duration_ns
-    if not alert.seen_more:
-        return f"told before, on {_day(alert.since_ns)}" if alert.since_ns else ""
-    times = "once more" if alert.seen_more == 1 else f"{alert.seen_more} more times"
     recent = now_ns - alert.since_ns < _DAY_NS
-    since = f"{_utc(alert.since_ns):%H:%M} UTC" if recent else _day(alert.since_ns)
+    since = f"{_utc(alert.since_ns):%H:%M} UTC" if recent else _day(alert.since_ns, now_ns)
+    if not alert.seen_more:
+        return f"Told before, {'at' if recent else 'on'} {since}."
+    times = "once more" if alert.seen_more == 1 else f"{alert.seen_more} more times"
     worst = f", worst {format_duration(alert.worst_ns)}" if alert.worst_ns else ""
-    return f"seen {times} since {since}{worst}"
-
-
-def _late(alert: Alert) -> str:
-    return f"happened at {_moment(alert.late_ns)}, when no channel could be reached" if alert.late_ns else ""
+    return f"Seen {times} since {since}{worst}."
 
 
 def _service(report: Report) -> str:
     span = report.profile.span
     return one_line(_joined([span.service_name or "", span.service_version or ""], " "), _SHORT_LIMIT)
-
-
-def _sentences(texts: Iterable[str]) -> str:
-    return " ".join(f"{text[0].upper()}{text[1:]}." for text in texts)
 
 
 def _joined(texts: Iterable[str], separator: str) -> str:
@@ -265,9 +226,10 @@ def _moment(time_ns: int) -> str:
     return f"{_utc(time_ns):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _day(time_ns: int) -> str:
+def _day(time_ns: int, now_ns: int) -> str:
     day = _utc(time_ns)
-    return f"{day.day} {_MONTHS[day.month - 1]}"
+    year = f" {day.year}" if day.year != _utc(now_ns).year else ""
+    return f"{day.day} {_MONTHS[day.month - 1]}{year}"
 
 
 def _fit(head: str, blocks: Sequence[tuple[int, str]], limit: int) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from slowspan import semconv
 from slowspan._version import __version__
 from slowspan.notifiers.base import DeliveryError
+from slowspan.notifiers.http import reason, shown_address
 from slowspan.redaction import one_line
 from slowspan.report.summary import describe
 
@@ -151,10 +151,10 @@ def _export(exporter: Any, batch: Sequence[Any]) -> str | None:
     try:
         if exporter.export(batch).name == "SUCCESS":
             return None
-        reason = "the log of opentelemetry.exporter says why"
+        why = "the log of opentelemetry.exporter says why"
     except Exception as error:  # noqa: BLE001 -- the exporter's errors are of many kinds, and may quote the whole URL
-        reason = type(error).__name__
-    return f"{_shown_endpoint()} did not take the record: {reason}"
+        why = reason(error)
+    return f"{_shown_endpoint()} did not take the record: {why}"
 
 
 def _application_provider() -> Any:
@@ -242,8 +242,7 @@ def _shown_endpoint() -> str:
         or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
         or "http://localhost:4318"
     )
-    parts = urlsplit(url)
-    return one_line(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", 100)
+    return shown_address(url)
 
 
 def _text(text: str | None) -> str | None:

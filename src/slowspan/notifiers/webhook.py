@@ -8,10 +8,10 @@ import json
 import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from slowspan._version import __version__
 from slowspan.notifiers.base import DeliveryError
+from slowspan.notifiers.http import CONNECT_TIMEOUT, is_tls_error, reason, retry_after, shown_address, time_limit
 from slowspan.notifiers.registry import NotifierError
 from slowspan.redaction import one_line
 
@@ -28,10 +28,6 @@ DIGEST_FORMAT = "slowspan.digest"
 VERSION = 1
 
 _MAX_TEXT = 500
-_MAX_WAIT = 3600.0
-_CONNECT_TIMEOUT = 10.0
-_SHARE_OF_LIMIT = 0.9
-_MAX_CAUSES = 10
 
 _RETRIED = frozenset({408, 425, 429})
 """Answers below 500 after which the same request can succeed later: timeout, too early, too many requests."""
@@ -59,9 +55,9 @@ class WebhookNotifier:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._url = url
-        self._shown_url = _shown(url)
+        self._shown_url = shown_address(url)
         self._secret = secret
-        connecting = min(_CONNECT_TIMEOUT, timeout / 3)
+        connecting = min(CONNECT_TIMEOUT, timeout / 3)
         self._timeout = (connecting, timeout - connecting)
         self._clock = clock
         self._is_shut_down = False
@@ -80,9 +76,7 @@ class WebhookNotifier:
             import requests  # noqa: F401
         except ImportError:
             raise NotifierError('it needs requests: pip install "slowspan[webhook]"') from None
-        # Less than the limit on the whole try, so that the reason is told.
-        timeout = _SHARE_OF_LIMIT * settings.notify_timeout
-        return cls(settings.webhook_url, secret=settings.webhook_secret, timeout=timeout)
+        return cls(settings.webhook_url, secret=settings.webhook_secret, timeout=time_limit(settings))
 
     def notify(self, report: Report) -> None:
         """Post one alert.
@@ -131,14 +125,14 @@ class WebhookNotifier:
             timestamp = str(int(self._clock()))
             headers["X-Slowspan-Timestamp"] = timestamp
             headers["X-Slowspan-Signature"] = f"sha256={signature(self._secret, timestamp, body)}"
-        status, retry_after = self._send("POST", body, headers)
+        status, wait = self._send("POST", body, headers)
         if 200 <= status < 300:
             return
         problem = f"{self._shown_url} answered {status}"
         if 300 <= status < 400:
             problem += ": a redirect, which is not followed; set webhook_url to the address it leads to"
         retry = status >= 500 or status in _RETRIED
-        raise DeliveryError(problem, retry=retry, retry_after=_seconds(retry_after, self._clock()) if retry else None)
+        raise DeliveryError(problem, retry=retry, retry_after=retry_after(wait, self._clock()) if retry else None)
 
     def _send(self, method: str, body: bytes, headers: dict[str, str]) -> tuple[int, str | None]:
         """Return the answer's status and its ``Retry-After``."""
@@ -159,8 +153,9 @@ class WebhookNotifier:
                 return answer.status_code, answer.headers.get("Retry-After")
         except (requests.RequestException, OSError, ValueError) as error:
             # Not chained: the text of these errors quotes the URL, which may be a secret.
-            retry = not isinstance(error, ValueError)
-            raise DeliveryError(f"cannot reach {self._shown_url}: {_cause(error)}", retry=retry) from None
+            advice = "; REQUESTS_CA_BUNDLE names the certificates of an own CA" if is_tls_error(error) else ""
+            problem = f"cannot reach {self._shown_url}: {reason(error)}{advice}"
+            raise DeliveryError(problem, retry=not isinstance(error, ValueError)) from None
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:
@@ -273,37 +268,3 @@ def _moment(time_ns: int) -> str:
     seconds, rest = divmod(time_ns, 1_000_000_000)
     moment = datetime.fromtimestamp(seconds, timezone.utc)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest // 1_000_000:03d}Z"
-
-
-def _seconds(retry_after: str | None, now: float) -> float | None:
-    """Read a ``Retry-After``: seconds, or a date."""
-    if retry_after is None:
-        return None
-    # Imported late because it is heavy; requests has loaded it by then.
-    from email.utils import parsedate_to_datetime
-
-    try:
-        text = retry_after.strip()
-        seconds = float(text) if text.isdecimal() else parsedate_to_datetime(text).timestamp() - now
-    except (ValueError, OverflowError):
-        return None
-    return min(max(0.0, seconds), _MAX_WAIT)
-
-
-def _shown(url: str) -> str:
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return one_line(f"{parts.scheme}://{host}", 100)
-
-
-def _cause(error: BaseException) -> str:
-    """Say why a request failed without quoting its URL, as the messages of requests and urllib3 do."""
-    root: BaseException = error
-    for _ in range(_MAX_CAUSES):
-        deeper = root.__cause__ or root.__context__
-        if deeper is None:
-            break
-        root = deeper
-    if isinstance(root, OSError) and type(root).__module__ in {"builtins", "socket", "ssl"}:
-        return one_line(str(root) or type(root).__name__, 200)
-    return type(error).__name__

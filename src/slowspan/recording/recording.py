@@ -113,7 +113,7 @@ class Recording:
         when_span_is_gone: Callable[[object], object] | None = None,
     ) -> None:
         self.owner = owner
-        self.span = weakref.ref(span, when_span_is_gone)
+        self.span: weakref.ref[Span] = weakref.ref(span, when_span_is_gone)
         self.carrier = carrier
         # None only for a span that somebody else has made and not started.
-        self.start_ns = span.start_time or time.time_ns()
+        self.start_ns: int = span.start_time or time.time_ns()

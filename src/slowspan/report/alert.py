@@ -27,7 +27,7 @@ class Alert:
     worst_ns: int = 0
     """The longest duration, in nanoseconds, of those ``seen_more``; 0 when there are none."""
     late_ns: int = 0
-    """Unix time of the slow request's end when no channel could be reached then; else 0."""
+    """Unix time of the slow request's end when this channel could not be reached then; else 0."""
     is_test: bool = False
     """Whether somebody only tries the channels."""
     notes: MutableMapping[str, str] = field(default_factory=dict, compare=False, repr=False)

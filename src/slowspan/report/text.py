@@ -77,7 +77,8 @@ def _split(profile: Profile) -> str:
 
 def _hot_lines(profile: Profile) -> Iterator[str]:
     for line in hot_lines(profile):
-        yield f"{format_duration(line.wall_ns):>9}  {describe(line)}"
+        share, where = describe(line).split(" % ", 1)
+        yield f"{format_duration(line.wall_ns):>9}  {share:>3} %  {where}"
 
 
 def _call_tree(profile: Profile, width: int) -> Iterator[str]:
