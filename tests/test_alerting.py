@@ -13,9 +13,9 @@ from slowspan.config import Settings
 from slowspan.counters import Counters, Drop
 from slowspan.delivery import channel as channel_module
 from slowspan.delivery import queue as queue_module
-from slowspan.delivery.alerting import FIRST_RETRY, LEASE, RENEW
 from slowspan.delivery.pipeline import Delivery
 from slowspan.delivery.queue import DeliveryQueue
+from slowspan.delivery.under_way import FIRST_RETRY, LEASE, RENEW
 from slowspan.notifiers.base import DeliveryError
 from slowspan.report.stored import compress_profile
 from slowspan.testing import InMemoryNotifier
@@ -74,6 +74,8 @@ class Finished:
     def __init__(self, profile: Profile, *, kept: bool = True) -> None:
         self.profile = profile
         self.id = profile.id
+        self.running = profile.running
+        self.duration_ns = profile.duration_ns
         self.kept = kept
 
 
@@ -89,6 +91,7 @@ class Shop:
             Settings(report_dir=directory, **options),
             self.counters,
             load=lambda: list(zip(names, channels, strict=True)),
+            facts=lambda finished: finished.profile.span,
             resolve=lambda finished: finished.profile,
             render_html=lambda stored, trace_url=None: PAGE,
             compress=compress_profile,
@@ -338,6 +341,18 @@ def test_a_claim_is_kept_while_its_channel_is_busy(open_shop: Callable[..., Shop
     assert pager.reports == ()
 
 
+def test_no_secret_in_a_strangers_error(
+    open_shop: Callable[..., Shop], pager: Pager, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A library's error that quotes a secret URL is logged without what is secret in it."""
+    url = "https://hooks.example.com/services/T0123456789abcdef"
+    pager.error = OSError(f"cannot reach {url}")
+    shop = open_shop(pager, webhook_url=url, notifiers=())
+    shop.slow()
+    assert "cannot reach" in caplog.text
+    assert "T0123456789abcdef" not in caplog.text
+
+
 def test_a_failure_for_good_is_a_loss(open_shop: Callable[..., Shop], pager: Pager) -> None:
     """A wrong token is counted and named, and silences nothing: the next slow request is told again."""
     pager.error = DeliveryError("the token is wrong", retry=False)
@@ -433,7 +448,7 @@ def test_what_waited_is_told_a_few_at_a_time(open_shop: Callable[..., Shop], pag
 
     def notify(report: Report) -> None:
         nonlocal most
-        most = max(most, len(alerter._under_way))
+        most = max(most, len(alerter._under_way._tellings))
         InMemoryNotifier.notify(pager, report)
 
     pager.notify = notify  # type: ignore[method-assign]

@@ -415,10 +415,15 @@ class Raw:
     number: int
     changes: dict[str, Any] = field(default_factory=dict)
     kept: bool = True
+    duration_ns: int = 1_420_000_000
 
     @property
     def id(self) -> str:
         return f"{self.number:016x}"
+
+    @property
+    def running(self) -> bool:
+        return bool(self.changes.get("running"))
 
 
 def resolve(raw: Raw) -> Profile:
@@ -482,6 +487,7 @@ def make(counters: Counters, tmp_path: Path, held: Held) -> Iterator[Callable[..
     def make(*notifiers: Notifier, **options: Any) -> Delivery[Raw]:
         values: dict[str, Any] = {
             "load": lambda: [(type(n).__name__.lower(), n) for n in notifiers],
+            "facts": lambda raw: make_span(),
             "resolve": resolve,
             "render_html": lambda stored, trace_url=None: PAGE,
             "compress": lambda profile: b"stored",
@@ -735,7 +741,7 @@ class Printing(Slow):
         print("shut down", flush=True)
 
 delivery = Delivery(
-    Settings(), Counters(), load=lambda: [("printing", Printing())], resolve=resolve,
+    Settings(), Counters(), load=lambda: [("printing", Printing())], facts=None, resolve=resolve,
     render_html=lambda stored, trace_url=None: b"", compress=lambda profile: b"",
 )
 atexit.register(delivery.shutdown)

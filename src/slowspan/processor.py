@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from slowspan.config_sources import LoadedSettings
     from slowspan.notifiers.base import Notifier
     from slowspan.recording.finished import Finished
-    from slowspan.recording.profile import Profile
+    from slowspan.recording.profile import Profile, SpanFacts
 
 _logger = logging.getLogger("slowspan")
 
@@ -79,6 +79,7 @@ class SlowSpanProcessor(SpanProcessor):
             self.settings,
             self._counters,
             load=self._load_notifiers,
+            facts=self._facts,
             resolve=self._resolve,
             render_html=_render_html,
             compress=_compress,
@@ -157,13 +158,16 @@ class SlowSpanProcessor(SpanProcessor):
 
     # -- On the delivery thread.
 
-    def _resolve(self, finished: Finished) -> Profile:
-        # Imported here, like the notifiers' registry below: only a process that had a slow request needs it.
-        from slowspan.recording.resolve import build_profile
+    def _facts(self, finished: Finished) -> SpanFacts:
+        # Imported here, like what follows: only a process that had a slow request needs it.
         from slowspan.span_facts import span_facts
 
-        facts = span_facts(finished.span, read_http(finished.span.attributes or {}), self.settings)
-        return build_profile(finished, facts)
+        return span_facts(finished.span, read_http(finished.span.attributes or {}), self.settings)
+
+    def _resolve(self, finished: Finished) -> Profile:
+        from slowspan.recording.resolve import build_profile
+
+        return build_profile(finished, self._facts(finished))
 
     def _load_notifiers(self) -> Sequence[tuple[str, Notifier]]:
         # Imported here because entry points take milliseconds to read, on a thread that has the time.

@@ -7,12 +7,12 @@ import json
 from typing import TYPE_CHECKING, NamedTuple
 
 from slowspan.redaction import one_line
-from slowspan.report.summary import hot_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from slowspan.recording.profile import Profile
+    from slowspan.recording.profile import SpanFacts
+    from slowspan.report.summary import HotLine
 
 PARAMETERS = "parameters"
 HOT_LINE = "hot_line"
@@ -35,25 +35,22 @@ class AlertKey(NamedTuple):
     """The key for people, bounded and safe for one line: ``shop GET /orders/<id> ?page=2``."""
 
 
-def alert_key(profile: Profile, words: tuple[str, ...], hot_line: str | None = None) -> AlertKey:
+def alert_key(span: SpanFacts, words: tuple[str, ...], hot_line: str = "") -> AlertKey:
     """Return the key of a slow request: service, method, route (else path, else the span's name), and the words' parts.
 
-    On the delivery thread; takes microseconds, unless the hottest line has to be looked for.
+    On the delivery thread; takes microseconds.
 
     Args:
-        profile: The profile, of which the parameters are redacted already.
+        span: The request's facts, of which the parameters are redacted already.
         words: The setting ``alert_key``: ``parameters`` for all query parameters, ``?NAME`` for one, ``hot_line``.
-        hot_line: File and function of the hottest line; looked for when a word asks for it and it is None.
+        hot_line: What ``hottest_place`` returns; counts when a word asks for it.
 
     Returns:
         The key.
     """
-    span = profile.span
     where = span.route or span.path or span.name
-    parameters = sorted(set(_counted_parameters(profile, words)))[:MOST_PARAMETERS]
-    hot = ""
-    if HOT_LINE in words:
-        hot = (_hottest(profile) if hot_line is None else hot_line)[:_MOST_CHARACTERS]
+    parameters = sorted(set(_counted_parameters(span, words)))[:MOST_PARAMETERS]
+    hot = hot_line[:_MOST_CHARACTERS] if HOT_LINE in words else ""
     parts = [span.service_name or "", span.method or "", where[:_MOST_CHARACTERS], parameters, hot]
     # JSON keeps the parts apart, whatever is in them; lone surrogates, which no encoder takes, become escapes.
     digest = hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()[:32]
@@ -62,14 +59,19 @@ def alert_key(profile: Profile, words: tuple[str, ...], hot_line: str | None = N
     return AlertKey(digest, one_line(" ".join(word for word in words_for_people if word), _MOST_TEXT))
 
 
-def _counted_parameters(profile: Profile, words: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    for name, value in profile.span.parameters:
+def _counted_parameters(span: SpanFacts, words: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    for name, value in span.parameters:
         if PARAMETERS in words or f"?{name}" in words:
             yield name[:_MOST_CHARACTERS], value[:_MOST_CHARACTERS]
 
 
-def _hottest(profile: Profile) -> str:
-    for line in hot_lines(profile):
+def hottest_place(hot_lines: Sequence[HotLine]) -> str:
+    """Return file and function of the hottest line that is one; "" where there is none.
+
+    Args:
+        hot_lines: A report's, hottest first.
+    """
+    for line in hot_lines:
         if not line.synthetic:
             return f"{line.short_file}:{line.function}"
     return ""

@@ -7,12 +7,13 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from slowspan.config_secrets import hide
 from slowspan.counters import Drop
 from slowspan.delivery.queue import DeliveryQueue
 from slowspan.notifiers.base import DeliveryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from slowspan.counters import Counters
     from slowspan.delivery.alert_store import Claim
@@ -59,6 +60,7 @@ class Channel:
         size: The most alerts that wait.
         time_limit: Seconds for one try.
         counters: Where losses are counted.
+        secrets: What must not stand in a message, whoever writes it.
         outcome: Called on the channel's thread with the telling, the channel's name and None or what went wrong.
     """
 
@@ -70,12 +72,14 @@ class Channel:
         size: int,
         time_limit: float,
         counters: Counters,
+        secrets: Collection[str] = (),
         outcome: Callable[[Telling, str, DeliveryError | None], None],
     ) -> None:
         self.name = name
         self._notifier = notifier
         self._time_limit = time_limit
         self._counters = counters
+        self._secrets = secrets
         self._outcome = outcome
         self._closing = threading.Event()
         self._hanging: threading.Thread | None = None
@@ -138,8 +142,10 @@ class Channel:
 
     def _explain(self, failure: Exception) -> DeliveryError:
         if isinstance(failure, DeliveryError):
-            return DeliveryError(f"{self.name}: {failure}", retry=failure.retry, retry_after=failure.retry_after)
-        return DeliveryError(f"{self.name}: {failure!r}")
+            text = hide(f"{self.name}: {failure}", self._secrets)
+            return DeliveryError(text, retry=failure.retry, retry_after=failure.retry_after)
+        # Libraries like to quote a URL with everything in it.
+        return DeliveryError(hide(f"{self.name}: {failure!r}", self._secrets))
 
     def _try_often(self, function: Callable[[Any], object], item: Report | Digest) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from slowspan.counters import Drop, DropError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from slowspan.counters import Counters
     from slowspan.delivery.alerting import Alerter
     from slowspan.notifiers.base import Notifier
-    from slowspan.recording.profile import Profile
+    from slowspan.recording.profile import Profile, SpanFacts
     from slowspan.report.alert import Alert
 
 
@@ -30,6 +30,16 @@ class Submitted(Protocol):
     @property
     def id(self) -> str:
         """The profile's id; a later one with the same id replaces one that still waits."""
+        ...
+
+    @property
+    def running(self) -> bool:
+        """Whether the request still ran."""
+        ...
+
+    @property
+    def duration_ns(self) -> int:
+        """How long it took, or has taken so far, in nanoseconds."""
         ...
 
     @property
@@ -63,7 +73,8 @@ class Delivery(Generic[F]):
         settings: The settings.
         counters: Where reports and losses are counted.
         load: Makes the notifiers, with their names; called once in each process, on the delivery thread.
-        resolve: Makes a profile from what was submitted, on the delivery thread.
+        facts: Reads what a report says of the span, on the delivery thread; takes microseconds.
+        resolve: Makes a profile from what was submitted, on the delivery thread; takes milliseconds.
         render_html: Makes a report's page, on the thread of the first notifier that asks for it.
         compress: Makes a profile's stored form, likewise.
         clock: Unix time in seconds, for alerts.
@@ -75,6 +86,7 @@ class Delivery(Generic[F]):
         counters: Counters,
         *,
         load: Callable[[], Sequence[tuple[str, Notifier]]],
+        facts: Callable[[F], SpanFacts],
         resolve: Callable[[F], Profile],
         render_html: RenderHtml,
         compress: Callable[[Profile], bytes],
@@ -83,6 +95,7 @@ class Delivery(Generic[F]):
         self._settings = settings
         self._counters = counters
         self._load = load
+        self._facts = facts
         self._resolve = resolve
         self._render_html = render_html
         self._compress = compress
@@ -160,7 +173,7 @@ class Delivery(Generic[F]):
         # Imported here because most processes have no channel to tell alerts to.
         from slowspan.delivery.alerting import Alerter
 
-        return Alerter.from_settings(
+        return Alerter(
             self._settings,
             self._counters,
             notifiers,
@@ -173,15 +186,15 @@ class Delivery(Generic[F]):
         receivers = self._prepare()
         if not (receivers.lanes and finished.kept) and receivers.alerter is None:
             return
-        profile = self._resolve(finished)
+        # Made by whoever needs it first, if anybody does: most slow requests of an outage are only counted.
+        report = cache(lambda: self._report(self._resolve(finished), is_kept=finished.kept))
         if finished.kept:
-            report = self._report(profile)
-            if not profile.running:
-                self._counters.add("reports")
             for lane in receivers.lanes:
-                lane.put(report)
+                lane.put(report())
+            if not finished.running:
+                self._counters.add("reports")
         if receivers.alerter is not None:
-            receivers.alerter.consider(profile, partial(self._report, profile, is_kept=finished.kept))
+            receivers.alerter.consider(finished, self._facts(finished), report)
 
     def _tick(self) -> float | None:
         # Before the first slow request notifiers are loaded only where an earlier process may have left something.

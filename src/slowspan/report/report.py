@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from copy import copy
 from typing import TYPE_CHECKING
 
 from slowspan.report.summary import hot_lines, summarize
@@ -48,19 +49,24 @@ class Report:
         self.alert = alert
         self._render_html = render_html
         self._compress = compress
-        self._lock = threading.Lock()
-        self._html: bytes | None = None
-        self._stored: bytes | None = None
+        self._made = _Made()
+
+    def with_alert(self, alert: Alert) -> Report:
+        """Return the same report for those who are told an alert. What one of them has made, both have."""
+        report = copy(self)
+        report.alert = alert
+        return report
 
     def stored_profile(self) -> bytes:
         """Return the profile as it is stored: JSON, gzip-compressed.
 
         Runs in slices on the calling thread, which must not be a request's.
         """
-        with self._lock:
-            if self._stored is None:
-                self._stored = self._compress(self.profile)
-            return self._stored
+        made = self._made
+        with made.storing:
+            if made.stored is None:
+                made.stored = self._compress(self.profile)
+            return made.stored
 
     def html(self) -> bytes:
         """Return the self-contained page, rendered in a child process.
@@ -72,7 +78,18 @@ class Report:
             RenderError: No child process could render it; the profile can be rendered later.
         """
         stored = self.stored_profile()
-        with self._lock:
-            if self._html is None:
-                self._html = self._render_html(stored)
-            return self._html
+        made = self._made
+        with made.rendering:
+            if made.html is None:
+                made.html = self._render_html(stored)
+            return made.html
+
+
+class _Made:
+    """What a report has made so far. Who wants the profile does not wait for the page."""
+
+    def __init__(self) -> None:
+        self.storing = threading.Lock()
+        self.rendering = threading.Lock()
+        self.stored: bytes | None = None
+        self.html: bytes | None = None
