@@ -19,7 +19,7 @@ PYTHONS = nox.project.python_versions(PYPROJECT)
 DIST = Path("dist")
 SECONDS_TO_STOP_SERVERS = 20
 IN_PARALLEL = ("-n", "2")
-"""Two processes for what is run again and again on other versions: most tests wait for something."""
+"""Two processes: most tests wait for something. After ``--``, ``-n 0`` or ``-x`` and such still have their say."""
 
 
 def install(session: nox.Session, group: str, *constraints: str) -> None:
@@ -56,7 +56,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run all the tests on the Python that runs nox."""
     install(session, "test")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session(python=PYTHONS)
