@@ -89,7 +89,7 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "erase")
     # Traced, these take minutes and run no line that no other test does.
     slow = ("--ignore=tests/test_demo.py", "--ignore=tests/browser", "--ignore=tests/test_alert_kills.py")
-    session.run("coverage", "run", "-m", "pytest", *slow, *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", *IN_PARALLEL, *slow, *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 
