@@ -11,13 +11,15 @@ from __future__ import annotations
 import gc
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from bench.apps import Client, empty_app, instrumented
 from bench.estimates import Interval, bootstrap_interval, percentile
 from bench.figures import Figure, Options
 from bench.processors import default_processor
 from bench.workers import Worker
+from slowspan import SlowSpanProcessor
 
 REQUESTS = 100
 """In a slice: about 20 ms, short beside the time over which a machine changes its pace."""
@@ -32,16 +34,17 @@ Costs = dict[str, float]
 """CPU time of a request in nanoseconds, by copy."""
 
 
-class Slices:
-    """Runs in a worker: three copies of the application, made in the given order."""
+class Copies:
+    """Measures copies of an application in turn, all of them on the calling thread.
 
-    def __init__(self, order: list[str]) -> None:
-        self._clients: dict[str, Client] = {}
-        for name in order:
-            processors = [default_processor()] if name == "slowspan" else []
-            self._clients[name], _ = instrumented(empty_app(), *processors)
-        for client in self._clients.values():
-            _cpu_of_slice(client, 1000)
+    Args:
+        cpu_of_slices: For each copy what sends it as many requests as it is told, and returns the CPU time of one.
+    """
+
+    def __init__(self, cpu_of_slices: Mapping[str, Callable[[int], float]]) -> None:
+        self._cpu_of_slices = cpu_of_slices
+        for cpu_of_slice in cpu_of_slices.values():
+            cpu_of_slice(1000)
         gc.collect()
         gc.freeze()
 
@@ -51,21 +54,45 @@ class Slices:
         results = []
         for _ in range(rounds):
             order = rng.sample(COPIES, k=len(COPIES))
-            results.append({name: _cpu_of_slice(self._clients[name], REQUESTS) for name in order})
+            results.append({name: self._cpu_of_slices[name](REQUESTS) for name in order})
         return results
+
+
+class Slices(Copies):
+    """Runs in a worker: three copies of the application, made in the given order."""
+
+    def __init__(self, order: list[str]) -> None:
+        clients = {name: instrumented(empty_app(), *processors_of(name))[0] for name in order}
+        super().__init__({name: partial(_cpu_of_slice, client) for name, client in clients.items()})
+
+
+def processors_of(copy: str) -> list[SlowSpanProcessor]:
+    """Return the span processors that make a copy what its name says."""
+    return [default_processor()] if copy == "slowspan" else []
 
 
 def measure(options: Options) -> Iterator[Figure]:
     """Measure what is added to the CPU time of an empty request: in µs and as a share."""
+    yield from compare("bench.fast_request:Slices", "fast request: CPU time of its thread", options)
+
+
+def compare(target: str, title: str, options: Options) -> Iterator[Figure]:
+    """Compare the copies that a class makes in workers.
+
+    Args:
+        target: The class, as ``module:Class``; it takes the order of the copies and has the method ``run``.
+        title: What the figures are called.
+        options: How to measure.
+    """
     processes, rounds = (4, 50) if options.quick else (12, 300)
     results: list[Costs] = []
     for number in range(processes):
         order = list(COPIES[number % 3 :] + COPIES[: number % 3])
-        with Worker("bench.fast_request:Slices", order=order) as worker:
+        with Worker(target, order=order) as worker:
             results += worker.call("run", rounds=rounds)
     for unit, target in (("µs", 5.0), ("%", 2.0)):
         yield Figure(
-            name="fast request: CPU time of its thread",
+            name=title,
             unit=unit,
             value=_added("slowspan", unit, results, options),
             target=target,
