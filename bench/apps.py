@@ -15,6 +15,7 @@ from typing import Any
 from flask import Flask, render_template_string, request
 from opentelemetry.instrumentation.flask import FlaskInstrumentor
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import Sampler
 
 ROWS = 2000
 
@@ -72,12 +73,14 @@ class Client:
         return body
 
 
-def instrumented(app: Flask, *processors: SpanProcessor) -> tuple[Client, TracerProvider]:
+def instrumented(
+    app: Flask, *processors: SpanProcessor, sampler: Sampler | None = None
+) -> tuple[Client, TracerProvider]:
     """Instrument an application for a provider of its own.
 
     The provider always has a processor that does nothing: so the control pays for calling one, too.
     """
-    provider = TracerProvider(shutdown_on_exit=False)
+    provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
     provider.add_span_processor(SpanProcessor())
     for processor in processors:
         provider.add_span_processor(processor)

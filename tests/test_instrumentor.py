@@ -1,4 +1,4 @@
-"""Switching slowspan on and off: under OpenTelemetry's own instrumentation, with one call, or from nothing."""
+"""Switching slowspan on and off: under OpenTelemetry's own instrumentation, or with one call."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import flask
 import pytest
 from opentelemetry import trace
-from opentelemetry.instrumentation.flask import FlaskInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -22,6 +20,7 @@ from opentelemetry.trace import SpanKind
 
 import slowspan
 from slowspan.instrumentor import SlowSpanInstrumentor
+from support import FEW_INSTRUMENTATIONS
 from watched import ID
 
 if TYPE_CHECKING:
@@ -54,18 +53,6 @@ def serve_slowly(provider: Any = None) -> None:
     tracer = trace.get_tracer("test", tracer_provider=provider)
     with tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
         time.sleep(0.1)
-
-
-def make_app() -> flask.Flask:
-    """Return an application with one slow page."""
-    app = flask.Flask("shop")
-
-    @app.get("/orders/<int:number>")
-    def order(number: int) -> str:
-        time.sleep(0.1)
-        return str(number)
-
-    return app
 
 
 def server_spans(exporter: InMemorySpanExporter) -> list[ReadableSpan]:
@@ -210,89 +197,6 @@ def test_instrumentor_takes_what_opentelemetry_passes(
     provider.shutdown()
 
 
-# -- quick_setup().
-
-
-@pytest.fixture
-def flask_instrumented() -> Iterator[None]:
-    """Undo the instrumentation of Flask itself."""
-    yield
-    if FlaskInstrumentor().is_instrumented_by_opentelemetry:
-        FlaskInstrumentor().uninstrument()
-
-
-def test_quick_setup_from_nothing(tmp_path: Path) -> None:
-    """Without any OpenTelemetry one call makes the provider, instruments the application and keeps profiles."""
-    app = make_app()
-    processor = slowspan.quick_setup(app, service_name="shop", threshold=0.05, report_dir=tmp_path / "reports")
-    assert app.test_client().get("/orders/7").data == b"7"
-    trace.get_tracer_provider().force_flush()
-    (stored,) = (tmp_path / "reports").glob("*.json.gz")
-    profile = slowspan.load_profile(stored)
-    assert profile.span.endpoint == "GET /orders/<int:number>"
-    assert profile.span.service_name == "shop"
-    assert "order" in {frame.name for frame in profile.frames}
-    assert processor.status().reports == 1
-    assert len(list((tmp_path / "reports").glob("*.html"))) == 1
-
-
-def test_quick_setup_respects_a_provider(exporter: InMemorySpanExporter) -> None:
-    """A provider that is there is used as it is, with its exporters."""
-    provider = trace.get_tracer_provider()
-    app = make_app()
-    slowspan.quick_setup(app, **QUIET)
-    assert trace.get_tracer_provider() is provider
-    app.test_client().get("/orders/7")
-    (span,) = server_spans(exporter)
-    assert ID in span.attributes
-
-
-def test_quick_setup_respects_an_instrumented_application(exporter: InMemorySpanExporter) -> None:
-    """An application that is instrumented already has one span per request, as before, and calls may repeat."""
-    app = make_app()
-    FlaskInstrumentor().instrument_app(app)
-    assert slowspan.quick_setup(app, **QUIET) is slowspan.quick_setup(app, **QUIET)
-    app.test_client().get("/orders/7")
-    (span,) = server_spans(exporter)
-    assert ID in span.attributes
-
-
-def test_quick_setup_of_all_applications(exporter: InMemorySpanExporter, flask_instrumented: None) -> None:
-    """Without an application, every one that is made later is instrumented."""
-    slowspan.quick_setup(**QUIET)
-    slowspan.quick_setup(**QUIET)
-    make_app().test_client().get("/orders/7")
-    (span,) = server_spans(exporter)
-    assert ID in span.attributes
-
-
-def test_quick_setup_of_something_else(exporter: InMemorySpanExporter) -> None:
-    """What is no Flask application is refused by name of its type."""
-    with pytest.raises(TypeError, match=r"flask\.Flask application, not dict"):
-        slowspan.quick_setup({}, **QUIET)
-
-
-def test_quick_setup_with_a_wrong_setting() -> None:
-    """A wrong setting raises, with its name, before anything is set up."""
-    with pytest.raises(slowspan.ConfigError, match="threshold"):
-        slowspan.quick_setup(make_app(), threshold=-1)
-    assert trace._TRACER_PROVIDER is None
-
-
-def test_quick_setup_on_a_foreign_provider() -> None:
-    """A global provider that takes no processors is refused with what is needed instead."""
-    trace.set_tracer_provider(trace.NoOpTracerProvider())
-    with pytest.raises(TypeError, match="NoOpTracerProvider"):
-        slowspan.quick_setup(make_app(), **QUIET)
-
-
-def test_quick_setup_without_flask_instrumentation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without OpenTelemetry's Flask instrumentation the error names what to install."""
-    monkeypatch.setitem(sys.modules, "opentelemetry.instrumentation.flask", None)
-    with pytest.raises(ImportError, match=r"pip install slowspan\[flask\]"):
-        slowspan.quick_setup(make_app(), **QUIET)
-
-
 # -- OpenTelemetry's declarative configuration file.
 
 DECLARED = """
@@ -333,6 +237,7 @@ def test_declarative_configuration_file(tmp_path: Path) -> None:
         [Path(sys.executable).with_name("opentelemetry-instrument"), sys.executable, "-c", SHOW],
         env={
             **os.environ,
+            **FEW_INSTRUMENTATIONS,
             "OTEL_CONFIG_FILE": str(file),
             "OTEL_PYTHON_SLOWSPAN_THRESHOLD": "9",
             "OTEL_PYTHON_SLOWSPAN_START_AFTER": "0.01",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from opentelemetry.trace import SpanKind, TraceFlags
 
 from slowspan.report.text import render_text
 from slowspan.trace_sampler import RecordUnsampled, make_sampler
+from support import FEW_INSTRUMENTATIONS
 from watched import wait_here, watched
 
 if TYPE_CHECKING:
@@ -108,5 +110,6 @@ def test_opentelemetry_finds_it_by_its_name() -> None:
         *("--traces_exporter", "none", "--traces_sampler", "record_unsampled", "--traces_sampler_arg", "0.01"),
         *("--metrics_exporter", "none", "--logs_exporter", "none", sys.executable, "-c", SCRIPT),
     ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    env = {**os.environ, **FEW_INSTRUMENTATIONS}
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.startswith("RecordUnsampled{ParentBased{root:TraceIdRatioBased{0.01}"), result.stderr

@@ -81,6 +81,8 @@ class Settings:
     """Whether the interpreter's switch interval may be shortened while a late request is sampled."""
     span_kinds: tuple[str, ...] = ("SERVER",)
     """Names of the OpenTelemetry span kinds that are requests."""
+    record_unsampled: bool = False
+    """Whether slow requests are also reported of those that the trace sampler drops."""
     excluded_urls: tuple[str, ...] = ()
     """Regular expressions, searched in the full URL: requests that are left out."""
     included_urls: tuple[str, ...] = ()
@@ -198,6 +200,7 @@ _READERS: Mapping[str, Callable[[Any], object]] = {
     "hung_after": read.number(0.1, _DAY, "seconds"),
     "fine_switching": read.boolean,
     "span_kinds": read.span_kinds,
+    "record_unsampled": read.boolean,
     "excluded_urls": read.patterns,
     "included_urls": read.patterns,
     "excluded_attributes": read.attribute_filters,

@@ -36,6 +36,9 @@ OTEL_PYTHON_SLOWSPAN_FINE_SWITCHING = "OTEL_PYTHON_SLOWSPAN_FINE_SWITCHING"
 OTEL_PYTHON_SLOWSPAN_SPAN_KINDS = "OTEL_PYTHON_SLOWSPAN_SPAN_KINDS"
 """Span kinds that are requests, comma-separated. Default: ``SERVER``."""
 
+OTEL_PYTHON_SLOWSPAN_RECORD_UNSAMPLED = "OTEL_PYTHON_SLOWSPAN_RECORD_UNSAMPLED"
+"""Whether slow requests are also reported of those that the trace sampler drops. Default: false."""
+
 OTEL_PYTHON_SLOWSPAN_EXCLUDED_URLS = "OTEL_PYTHON_SLOWSPAN_EXCLUDED_URLS"
 """Regular expressions, comma-separated: URLs that are left out. Unset: ``OTEL_PYTHON_EXCLUDED_URLS``."""
 

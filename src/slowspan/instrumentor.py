@@ -1,20 +1,23 @@
-"""Switching slowspan on: under ``opentelemetry-instrument``, with one call, or from nothing."""
+"""Switching slowspan on for a tracer provider: under ``opentelemetry-instrument``, or with one call."""
 
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
+from opentelemetry.instrumentation.environment_variables import OTEL_PYTHON_DISABLED_INSTRUMENTATIONS
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
 
 from slowspan.config_sources import load_declared_settings, load_settings
 from slowspan.processor import SlowSpanProcessor
+from slowspan.trace_sampler import record_unsampled
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+
+    from opentelemetry.sdk.trace import TracerProvider
 
     from slowspan.config_sources import LoadedSettings
 
@@ -29,6 +32,7 @@ class SlowSpanInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # untyped i
     """
 
     _processor: SlowSpanProcessor | None = None
+    _loaded: LoadedSettings | None = None
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Return no requirement: any library that makes server spans will do."""
@@ -38,7 +42,9 @@ class SlowSpanInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # untyped i
         # An exception here would keep opentelemetry-instrument from loading all later instrumentations.
         try:
             options = {name: value for name, value in kwargs.items() if name not in _FOREIGN_OPTIONS}
-            loaded = load_declared_settings(options, "OpenTelemetry's configuration file")
+            loaded, self._loaded = self._loaded, None
+            if loaded is None or options:
+                loaded = load_declared_settings(options, "OpenTelemetry's configuration file")
             self._processor = _add_processor(kwargs.get("tracer_provider"), loaded)
         except Exception:
             _logger.exception("slowspan is off because of an error of its own")
@@ -47,6 +53,26 @@ class SlowSpanInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # untyped i
         processor, self._processor = self._processor, None
         if processor is not None:
             processor.shutdown()
+
+
+def before_instrumentation() -> None:
+    """Have unsampled requests recorded, if the settings say so: ``opentelemetry-instrument`` calls this early.
+
+    Tracers keep the sampler that their provider had when they were made, and other instrumentors make theirs next.
+    """
+    # An exception here would keep opentelemetry-instrument from loading anything.
+    try:
+        instrumentor = SlowSpanInstrumentor()
+        disabled = [name.strip() for name in os.environ.get(OTEL_PYTHON_DISABLED_INSTRUMENTATIONS, "").split(",")]
+        # The declarative file has switched it on already, with settings that only it knows.
+        if {"slowspan", "*"}.isdisjoint(disabled) and not instrumentor.is_instrumented_by_opentelemetry:
+            # Kept for the instrumentor, so that what is wrong in them is told once.
+            instrumentor._loaded = load_declared_settings({}, "")
+            settings = instrumentor._loaded.settings
+            if settings.record_unsampled:
+                record_unsampled(trace.get_tracer_provider(), settings.span_kinds)
+    except Exception:
+        _logger.exception("slowspan cannot have unsampled requests recorded because of an error of its own")
 
 
 # What OpenTelemetry itself passes to every instrumentor.
@@ -68,6 +94,9 @@ def _add_processor(provider: Any, loaded: LoadedSettings) -> SlowSpanProcessor |
             type(provider).__name__,
         )
         return None
+    settings = loaded.settings
+    if settings.record_unsampled and not record_unsampled(provider, settings.span_kinds):
+        _logger.warning("record_unsampled has no effect: a %s has no sampler", type(provider).__name__)
     processor = SlowSpanProcessor.from_loaded(loaded)
     provider.add_span_processor(processor)
     return processor
@@ -75,6 +104,9 @@ def _add_processor(provider: Any, loaded: LoadedSettings) -> SlowSpanProcessor |
 
 def instrument(*, tracer_provider: TracerProvider | None = None, **options: Any) -> SlowSpanProcessor | None:
     """Add slowspan to a tracer provider, once in a process.
+
+    With ``record_unsampled`` it also takes the place of the provider's sampler: call it before tracers are made, since
+    they keep the sampler that the provider had then.
 
     Args:
         tracer_provider: The provider; the global one by default.
@@ -87,10 +119,11 @@ def instrument(*, tracer_provider: TracerProvider | None = None, **options: Any)
     Raises:
         ConfigError: An option is unknown or wrong.
     """
-    return _instrument_once(tracer_provider, load_settings(**options))
+    return instrument_once(tracer_provider, load_settings(**options))
 
 
-def _instrument_once(provider: TracerProvider | None, loaded: LoadedSettings) -> SlowSpanProcessor | None:
+def instrument_once(provider: TracerProvider | None, loaded: LoadedSettings) -> SlowSpanProcessor | None:
+    """Do what :func:`instrument` does, with settings that have been put together already."""
     instrumentor = SlowSpanInstrumentor()
     if instrumentor._processor is None or instrumentor._processor.closed:
         instrumentor._processor = _add_processor(provider, loaded)
@@ -103,54 +136,3 @@ def uninstrument() -> None:
     instrumentor = SlowSpanInstrumentor()
     if instrumentor.is_instrumented_by_opentelemetry:
         instrumentor.uninstrument()
-
-
-def quick_setup(app: Any = None, *, service_name: str | None = None, **options: Any) -> SlowSpanProcessor:
-    """Set everything up for an application without OpenTelemetry: provider, Flask instrumentation and slowspan.
-
-    A tracer provider that is there already is used as it is, and an instrumented application is left alone.
-
-    Args:
-        app: A ``flask.Flask`` application; None instruments every application made later.
-        service_name: Name of the service in reports, when the provider is made here.
-        **options: Settings by name, as in :class:`slowspan.Settings`.
-
-    Returns:
-        The processor.
-
-    Raises:
-        ConfigError: An option is unknown or wrong.
-        ImportError: ``opentelemetry-instrumentation-flask`` is not installed (``pip install slowspan[flask]``).
-        TypeError: ``app`` is not a Flask application, or the global provider takes no span processors.
-    """
-    loaded = load_settings(**options)
-    provider = trace.get_tracer_provider()
-    if isinstance(provider, trace.ProxyTracerProvider):
-        resource = Resource.create({"service.name": service_name} if service_name else {})
-        trace.set_tracer_provider(TracerProvider(resource=resource))
-    processor = _instrument_once(None, loaded)
-    if processor is None:
-        raise TypeError(
-            f"the global tracer provider is a {type(trace.get_tracer_provider()).__name__}, "
-            "which takes no span processors; slowspan needs opentelemetry.sdk.trace.TracerProvider"
-        )
-    _instrument_flask(app)
-    return processor
-
-
-def _instrument_flask(app: Any) -> None:
-    try:
-        # Imported here: slowspan depends on no web framework.
-        from opentelemetry.instrumentation.flask import FlaskInstrumentor
-    except ImportError as error:
-        message = "quick_setup needs OpenTelemetry's Flask instrumentation: pip install slowspan[flask]"
-        raise ImportError(message) from error
-    instrumentor = FlaskInstrumentor()
-    if app is None:
-        if not instrumentor.is_instrumented_by_opentelemetry:
-            instrumentor.instrument()
-        return
-    if not (hasattr(app, "wsgi_app") and hasattr(app, "before_request")):
-        raise TypeError(f"quick_setup takes a flask.Flask application, not {type(app).__name__}")
-    if not getattr(app, "_is_instrumented_by_opentelemetry", False):
-        instrumentor.instrument_app(app)  # type: ignore[no-untyped-call]

@@ -7,17 +7,24 @@ processors pass it over. The children of such a span stay dropped, here and in o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace.sampling import Decision, ParentBasedTraceIdRatio, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Link, TraceState
     from opentelemetry.util.types import Attributes
+
+
+# Looked up once: to ask the class for a member costs as much as to compare it.
+_DROP = Decision.DROP
+_RECORD_ONLY = Decision.RECORD_ONLY
+
+_is_in_use = False
 
 
 class RecordUnsampled(Sampler):
@@ -35,6 +42,8 @@ class RecordUnsampled(Sampler):
     """
 
     def __init__(self, sampler: Sampler, kinds: Collection[SpanKind] = (SpanKind.SERVER, SpanKind.CONSUMER)) -> None:
+        global _is_in_use
+        _is_in_use = True
         self._sampler = sampler
         # As a tuple, whose members are compared by identity: hashing an enum member costs more.
         self._kinds = tuple(kinds)
@@ -51,14 +60,39 @@ class RecordUnsampled(Sampler):
     ) -> SamplingResult:
         """Decide as the other sampler does, but record a request that it drops."""
         result = self._sampler.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
-        if result.decision is Decision.DROP and kind in self._kinds:
+        if result.decision is _DROP and kind in self._kinds:
             # With the attributes that it starts with: a sampler that drops a span has no use for them.
-            return SamplingResult(Decision.RECORD_ONLY, attributes, result.trace_state)
+            return SamplingResult(_RECORD_ONLY, attributes, result.trace_state)
         return result
 
     def get_description(self) -> str:
         """Return the sampler's name with the other one's."""
         return f"RecordUnsampled{{{self._sampler.get_description()}}}"
+
+
+def is_in_use() -> bool:
+    """Tell whether any :class:`RecordUnsampled` has been made in this process."""
+    return _is_in_use
+
+
+def record_unsampled(provider: Any, kinds: Iterable[str]) -> bool:
+    """Give a tracer provider a :class:`RecordUnsampled` around the sampler that it has, unless it has one.
+
+    Tracers that were made before keep the sampler that they have.
+
+    Args:
+        provider: The SDK's tracer provider.
+        kinds: Names of the kinds of spans that are requests.
+
+    Returns:
+        Whether it has one now; False for a provider without a sampler.
+    """
+    sampler = getattr(provider, "sampler", None)
+    if not isinstance(sampler, Sampler):
+        return False
+    if not isinstance(sampler, RecordUnsampled):
+        provider.sampler = RecordUnsampled(sampler, [SpanKind[kind] for kind in kinds])
+    return True
 
 
 def make_sampler(ratio: str) -> RecordUnsampled:
