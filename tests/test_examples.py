@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import urllib.request
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 import servers
 from slowspan import load_profile
-from support import REPOSITORY, eventually
+from support import FEW_INSTRUMENTATIONS, REPOSITORY, eventually
 
 SCRIPTS = Path(sys.executable).parent
 UNDER_OPENTELEMETRY = [SCRIPTS / "opentelemetry-instrument"]
@@ -36,6 +38,7 @@ def test_example_writes_a_report(example: str, launcher: list[str], tmp_path: Pa
         "OTEL_TRACES_EXPORTER": "none",
         "OTEL_METRICS_EXPORTER": "none",
         "OTEL_LOGS_EXPORTER": "none",
+        **FEW_INSTRUMENTATIONS,
         "OTEL_PYTHON_SLOWSPAN_THRESHOLD": "0.5",
         "OTEL_PYTHON_SLOWSPAN_REPORT_DIR": str(tmp_path / "reports"),
     }
@@ -45,3 +48,12 @@ def test_example_writes_a_report(example: str, launcher: list[str], tmp_path: Pa
     profile = load_profile(page.with_suffix(".json.gz"))
     assert profile.span.route == "/primes/<int:limit>"
     assert "primes" in {frame.name for frame in profile.frames}
+
+
+def test_functions_write_reports(tmp_path: Path) -> None:
+    """The program without a server leaves a profile of each function and block that was slow, and of no other."""
+    ours = {"OTEL_PYTHON_SLOWSPAN_REPORT_DIR": str(tmp_path), "OTEL_PYTHON_SLOWSPAN_FLUSH_TIMEOUT": "60"}
+    environment = {**os.environ, **ours}
+    subprocess.run([sys.executable, REPOSITORY / "examples" / "functions.py"], env=environment, check=True, timeout=120)
+    profiles = [load_profile(file) for file in sorted(tmp_path.glob("*.json.gz"))]
+    assert {profile.span.name for profile in profiles} == {"__main__.primes", "read the orders", "nightly import"}

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from slowspan._version import __version__
 
 if TYPE_CHECKING:
+    from slowspan.applications import quick_setup
     from slowspan.config import ConfigError, Settings
     from slowspan.control import Status, disable, enable, status
-    from slowspan.instrumentor import instrument, quick_setup, uninstrument
+    from slowspan.decorator import profile
+    from slowspan.instrumentor import instrument, uninstrument
     from slowspan.notifiers.base import DeliveryError, Notifier
     from slowspan.processor import SlowSpanProcessor
     from slowspan.recording.profile import Profile, ProfileFormatError, load_profile
@@ -36,6 +38,7 @@ __all__ = [
     "enable",
     "instrument",
     "load_profile",
+    "profile",
     "quick_setup",
     "status",
     "uninstrument",
@@ -58,7 +61,8 @@ _HOMES = {
     "enable": "slowspan.control",
     "instrument": "slowspan.instrumentor",
     "load_profile": "slowspan.recording.profile",
-    "quick_setup": "slowspan.instrumentor",
+    "profile": "slowspan.decorator",
+    "quick_setup": "slowspan.applications",
     "status": "slowspan.control",
     "uninstrument": "slowspan.instrumentor",
 }

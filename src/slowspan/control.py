@@ -11,7 +11,17 @@ if TYPE_CHECKING:
 
     from slowspan.processor import SlowSpanProcessor
 
-_processors: weakref.WeakSet[SlowSpanProcessor] = weakref.WeakSet()
+# In the order in which they were made.
+_processors: weakref.WeakKeyDictionary[SlowSpanProcessor, None] = weakref.WeakKeyDictionary()
+
+changes: int = 0
+"""Grows whenever ``first_processor`` may have another answer."""
+
+is_switched_off: bool = False
+"""Whether ``disable`` was called last, and not ``enable``: holds for a processor that profiled functions make."""
+
+is_shut_down: bool = False
+"""Whether a processor has been shut down, and none was made since."""
 
 
 class Status(NamedTuple):
@@ -43,8 +53,23 @@ class Status(NamedTuple):
 
 
 def register(processor: SlowSpanProcessor) -> None:
-    """Let a processor take part in ``status``, ``enable`` and ``disable``."""
-    _processors.add(processor)
+    """Let a processor take part in ``status``, ``enable`` and ``disable``, and profile functions."""
+    global changes, is_shut_down
+    _processors[processor] = None
+    is_shut_down = False
+    changes += 1
+
+
+def unregister() -> None:
+    """Learn that a processor has been shut down; its counts stay."""
+    global changes, is_shut_down
+    is_shut_down = first_processor() is None
+    changes += 1
+
+
+def first_processor() -> SlowSpanProcessor | None:
+    """Return the processor that was made first, of those that have not been shut down."""
+    return next((processor for processor in list(_processors) if not processor.closed), None)
 
 
 def status() -> Status:
@@ -83,11 +108,15 @@ def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 def enable() -> None:
     """Watch new spans (again), in all processors of this process."""
+    global is_switched_off
+    is_switched_off = False
     for processor in list(_processors):
         processor.enable()
 
 
 def disable() -> None:
     """Watch no new spans and forget those that are running, in all processors of this process."""
+    global is_switched_off
+    is_switched_off = True
     for processor in list(_processors):
         processor.disable()
