@@ -28,6 +28,7 @@ import database
 import servers
 from chat import Chat, chat
 from otlp_receiver import OtlpReceiver, ReceivedSpan
+from slowspan import load_profile
 
 THRESHOLD = 0.5
 """Seconds. Below slowspan's own default, so that the slow pages are slow on a fast machine too."""
@@ -252,7 +253,10 @@ def print_endpoint(requests: Sequence[Request], report_dir: Path) -> None:
     attributes = slowest.span.attributes
     percent, _, place = attributes["slowspan.hot_frames"][0].partition(" % ")
     print(f"  slowest {slowest.span.duration:.2f} s: {percent} % own time {place}")
-    print(f"  report {slowest.report(report_dir)}")
+    report = slowest.report(report_dir)
+    print(f"  report {report}")
+    for note in load_profile(report.with_suffix(".json.gz")).notes if report is not None else ():
+        print(textwrap.fill(note, 80, initial_indent="  ", subsequent_indent="    "))
     print("  on the exported span:")
     for name in sorted(name for name in attributes if name.startswith("slowspan.")):
         values = attributes[name] if isinstance(attributes[name], list) else [attributes[name]]

@@ -17,13 +17,11 @@ class Order:
 
 def latest_orders(database: sqlite3.Connection, count: int) -> list[Order]:
     """Return the newest orders with their items."""
-    rows = database.execute("SELECT id, customer FROM orders ORDER BY id DESC LIMIT ?", (count,)).fetchall()
+    rows = database.cursor().execute("SELECT id, customer FROM orders ORDER BY id DESC LIMIT ?", (count,)).fetchall()
     return [Order(row["id"], row["customer"], items_of(database, row["id"])) for row in rows]
 
 
 def items_of(database: sqlite3.Connection, order: int) -> list[sqlite3.Row]:
     """Return the items of one order."""
-    return database.execute(
-        "SELECT name, quantity FROM order_items JOIN products ON products.id = product_id WHERE order_id = ?",
-        (order,),
-    ).fetchall()
+    query = "SELECT name, quantity FROM order_items JOIN products ON products.id = product_id WHERE order_id = ?"
+    return database.cursor().execute(query, (order,)).fetchall()

@@ -1,0 +1,144 @@
+"""The spans that have ended inside watched ones: kept while a request runs, in case it turns out to be slow.
+
+Only references are kept. A fast request throws them away, and of a slow one the delivery thread reads them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from slowspan import native
+from slowspan.fork import call_after_fork
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan, Span
+    from opentelemetry.trace import SpanContext
+
+MAX_SPANS = 1000
+"""Spans kept of one trace. Of more the newest stay: a span ends after those inside it, so the tree holds together."""
+
+MAX_SPANS_IN_ALL = 20_000
+"""Spans kept of all traces of a processor, of 2 kB each: what a thousand waiting requests need, and no more."""
+
+
+class EndedSpans(NamedTuple):
+    """What had ended in a trace when one of its watched spans was looked at."""
+
+    spans: tuple[ReadableSpan, ...]
+    """In the order of their ends."""
+    left_out: int
+    """How many more there were, which are not kept."""
+    shared: bool
+    """Whether several watched spans ran in the trace: a span's parents tell to which of them it belongs."""
+
+
+class _Trace:
+    """A trace in which a span has ended, or which several watched spans share."""
+
+    __slots__ = ("left_out", "owners", "shared", "spans")
+
+    def __init__(self, owner: int) -> None:
+        self.owners = {owner}
+        self.spans: deque[ReadableSpan] = deque()
+        self.left_out = 0
+        self.shared = False
+
+
+class ChildSpans:
+    """Keeps the ended spans of those traces in which a watched span is running.
+
+    A fast request without spans inside pays an entry in a dictionary and its removal, without a lock. All calls come
+    from the threads of requests, but for those on spans that nobody ends.
+
+    Attributes:
+        running: By trace id, which is a context's first item, the watched span that began first. Others only read it.
+    """
+
+    def __init__(self) -> None:
+        self.running: dict[int, SpanContext] = {}
+        # Those of which there is more to know. Made before a look at ``running``, and looked at after what is closed
+        # has gone from there: so one of the two threads sees the other.
+        self._traces: dict[int, _Trace] = {}
+        self.clear()
+        call_after_fork(self.clear)
+
+    def clear(self) -> None:
+        """Forget everything: the watched spans go on in another process, or are watched no more."""
+        self.running.clear()
+        self._traces.clear()
+        self._count = 0
+        # Reentrant: a collection in the middle of the work here can end a span, on the same thread.
+        self._lock = native.RLock()
+
+    def open(self, span: Span) -> None:
+        """Keep, from now on, what ends in the trace of a watched span."""
+        context = span.context
+        first = self.running.setdefault(context[0], context)
+        if first is not context:
+            with self._lock:
+                trace = self._traces.setdefault(context[0], _Trace(first.span_id))
+                if context[0] not in self.running:
+                    self.running[context[0]] = context
+                    trace.owners.clear()
+                trace.owners.add(context.span_id)
+                trace.shared = True
+
+    def add(self, span: ReadableSpan) -> None:
+        """Keep an ended span if a watched one of its trace is running."""
+        parent = span.parent
+        first = self.running.get(parent[0]) if parent is not None else None
+        if parent is None or first is None:
+            return
+        with self._lock:
+            trace = self._traces.get(parent[0])
+            if trace is None:
+                trace = self._traces[parent[0]] = _Trace(first.span_id)
+                if parent[0] not in self.running:
+                    del self._traces[parent[0]]
+                    return
+            if len(trace.spans) < MAX_SPANS and self._count < MAX_SPANS_IN_ALL:
+                self._count += 1
+                trace.spans.append(span)
+                return
+            trace.left_out += 1
+            if trace.spans:
+                trace.spans.popleft()
+                trace.spans.append(span)
+
+    def ended(self, span: Span) -> EndedSpans | None:
+        """Return what has ended so far in the trace of a watched span; None if there is nothing."""
+        context = span.context
+        with self._lock:
+            trace = self._traces.get(context[0])
+            if trace is None or context.span_id not in trace.owners or not trace.spans:
+                return None
+            return EndedSpans(tuple(trace.spans), trace.left_out, trace.shared)
+
+    def close(self, context: SpanContext) -> None:
+        """Forget what ended in the trace of a watched span, unless another watched one is running in it.
+
+        Args:
+            context: Of the watched span, which may be gone. Nothing happens if it was closed before.
+        """
+        if context[0] not in self._traces:
+            first = self.running.pop(context[0], None)
+            if first is not context and first is not None:
+                self.running.setdefault(context[0], first)
+                return
+            if context[0] not in self._traces:
+                return
+        self._close_trace(context)
+
+    def _close_trace(self, context: SpanContext) -> None:
+        with self._lock:
+            trace = self._traces.get(context[0])
+            if trace is None:
+                return
+            trace.owners.discard(context.span_id)
+            if trace.owners:
+                self.running.setdefault(context[0], context)
+                return
+            del self._traces[context[0]]
+            self.running.pop(context[0], None)
+            self._count -= len(trace.spans)
