@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from slowspan import native
 from slowspan.fork import call_after_fork
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Counters:
 
     def _clear(self) -> None:
         # Reentrant, because a signal handler or a finalizer may count while its own thread is counting here.
-        self._lock = threading.RLock()
+        self._lock = native.RLock()
         self._counts: dict[Counted, int] = {"recorded": 0, "slow": 0, "reports": 0}
         self._delivered: dict[str, int] = {}
         self._failed: dict[str, int] = {}

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import logging
 import weakref
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import SpanProcessor
 
-from slowspan import metrics
+from slowspan import metrics, trace_sampler
 from slowspan.config_sources import load_settings
-from slowspan.control import Status, register
+from slowspan.control import Status, register, unregister
 from slowspan.counters import Counters
 from slowspan.delivery.pipeline import Delivery
 from slowspan.recording import stack_sampler
+from slowspan.redaction import secret_names
 from slowspan.semconv import read_http
 from slowspan.watcher import SpanWatcher
 
@@ -31,6 +33,11 @@ if TYPE_CHECKING:
     from slowspan.recording.profile import Profile, SpanFacts
 
 _logger = logging.getLogger("slowspan")
+
+_NO_SAMPLER = (
+    "record_unsampled has no effect on a SlowSpanProcessor that is added by hand: give the provider its sampler, "
+    "TracerProvider(sampler=slowspan.RecordUnsampled(...)), or call slowspan.instrument(tracer_provider=provider)"
+)
 
 
 class SlowSpanProcessor(SpanProcessor):
@@ -58,7 +65,11 @@ class SlowSpanProcessor(SpanProcessor):
         Raises:
             ConfigError: An option is unknown or wrong.
         """
-        self._set_up(load_settings(**options))
+        loaded = load_settings(**options)
+        if loaded.settings.record_unsampled and not trace_sampler.is_in_use():
+            # A processor knows neither its provider nor the spans that the provider's sampler drops.
+            _logger.warning("%s", _NO_SAMPLER)
+        self._set_up(loaded)
 
     @classmethod
     def from_loaded(cls, loaded: LoadedSettings) -> SlowSpanProcessor:
@@ -86,6 +97,9 @@ class SlowSpanProcessor(SpanProcessor):
         )
         self._watcher = SpanWatcher(self.settings, self._counters, self._sampler, self._delivery)
         self._kinds = self._watcher.kinds
+        self._function_watchers: dict[float | None, SpanWatcher] = {}
+        self._running = self._watcher.children.running
+        self._keep = self._watcher.children.add
         self.closed: bool = False
         self._sampler.watch(self._watcher)
         register(self)
@@ -104,15 +118,25 @@ class SlowSpanProcessor(SpanProcessor):
                 self._watcher.on_error(error)
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Do nothing: the span cannot be written any more. Its ``end`` was ours."""
+        """Keep a span that is inside a watched one, in case that is slow. Runs on the thread that ends it."""
+        try:
+            parent = span.parent
+            # Asked here rather than there: most spans are in no watched one, and a call costs as much as the answer.
+            if parent is not None and parent[0] in self._running:
+                self._keep(span)
+        except Exception as error:  # noqa: BLE001 - anything raised here would become the request's
+            self._watcher.on_error(error)
 
     def shutdown(self) -> None:
         """Stop watching and deliver what is waiting, within ``flush_timeout`` seconds."""
         if self.closed:
             return
         self.closed = True
-        self._watcher.enabled = False
-        self._sampler.unwatch(self._watcher)
+        for watcher in self._watchers():
+            watcher.enabled = False
+            self._sampler.unwatch(watcher)
+        unregister()
+        self._watcher.children.clear()
         self._delivery.shutdown(self.settings.flush_timeout)
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
@@ -127,16 +151,42 @@ class SlowSpanProcessor(SpanProcessor):
         self._delivery.force_flush(min(timeout_millis, int(self.settings.flush_timeout * 1000)))
         return True
 
+    # -- Functions.
+
+    def function_watcher(self, threshold: float | None) -> SpanWatcher:
+        """Return who watches the spans of functions with a threshold of their own. Any thread; costs nothing again.
+
+        Args:
+            threshold: Seconds; None for the settings' thresholds, which then go by the span's name.
+        """
+        watcher = self._function_watchers.get(threshold)
+        if watcher is None:
+            made = SpanWatcher(
+                function_settings(self.settings, threshold), self._counters, self._sampler, self._delivery
+            )
+            made.enabled = self._watcher.enabled
+            made.children = self._watcher.children
+            watcher = self._function_watchers.setdefault(threshold, made)
+            if watcher is made and not self.closed:
+                self._sampler.watch(made)
+        return watcher
+
+    def _watchers(self) -> list[SpanWatcher]:
+        return [self._watcher, *list(self._function_watchers.values())]
+
     # -- Run-time control.
 
     def enable(self) -> None:
         """Watch new spans (again). Has no effect after ``shutdown``."""
-        self._watcher.enabled = not self.closed
+        for watcher in self._watchers():
+            watcher.enabled = not self.closed
 
     def disable(self) -> None:
         """Watch no new spans and forget those that are running."""
-        self._watcher.enabled = False
-        self._sampler.forget(self._watcher)
+        for watcher in self._watchers():
+            watcher.enabled = False
+            self._sampler.forget(watcher)
+        self._watcher.children.clear()
 
     def status(self) -> Status:
         """Return what this processor has done so far."""
@@ -144,7 +194,7 @@ class SlowSpanProcessor(SpanProcessor):
         return Status(
             enabled=self._watcher.enabled,
             unavailable=stack_sampler.unavailable(),
-            seen=self._watcher.seen(),
+            seen=sum(watcher.seen() for watcher in self._watchers()),
             recorded=counts.recorded,
             slow=counts.slow,
             reports=counts.reports,
@@ -164,16 +214,26 @@ class SlowSpanProcessor(SpanProcessor):
 
         return span_facts(finished.span, read_http(finished.span.attributes or {}), self.settings)
 
-    def _resolve(self, finished: Finished) -> Profile:
+    def _resolve(self, finished: Finished, facts: SpanFacts) -> Profile:
         from slowspan.recording.resolve import build_profile
+        from slowspan.recording.span_tree import read_tree
 
-        return build_profile(finished, self._facts(finished))
+        tree = read_tree(finished, secret_names(self.settings.redacted_parameters))
+        return build_profile(finished, facts, tree=tree)
 
     def _load_notifiers(self) -> Sequence[tuple[str, Notifier]]:
         # Imported here because entry points take milliseconds to read, on a thread that has the time.
         from slowspan.notifiers.registry import load_notifiers
 
         return load_notifiers(self.settings, self._counters)
+
+
+def function_settings(settings: Settings, threshold: float | None) -> Settings:
+    """Return the settings for functions: without filters, which are for requests, and with a threshold of their own."""
+    changes: dict[str, Any] = {} if threshold is None else {"threshold": threshold, "thresholds": ()}
+    for filters in ("excluded_urls", "included_urls", "excluded_attributes", "included_attributes"):
+        changes[filters] = ()
+    return dataclasses.replace(settings, **changes)
 
 
 def _render_html(stored: bytes, trace_url: str | None = None) -> bytes:

@@ -29,6 +29,13 @@ HOT_FRAMES: Final = "slowspan.hot_frames"
 CPU_TIME: Final = "slowspan.cpu_time"
 """Time that the request's thread computed from the first sample on, in seconds."""
 
+WAITING_TIME: Final = "slowspan.waiting_time"
+"""Time from the first sample on in which the request waited, in seconds."""
+
+READY_TIME: Final = "slowspan.ready_time"
+"""Time from the first sample on in which the request could have computed, had others not held a processor, the
+interpreter lock or the event loop, in seconds."""
+
 SAMPLES: Final = "slowspan.samples"
 """Number of stack readings."""
 
@@ -90,7 +97,7 @@ def read_http(attributes: Attributes) -> HttpFacts:
         The facts, bounded in length.
     """
     target_path, target_query = _split_target(_text(attributes, _MAX_URL, "http.target"))
-    url_scheme, url_host, url_path, url_query = _split_url(_text(attributes, _MAX_URL, "url.full", "http.url"))
+    url_scheme, url_host, url_path, url_query = split_url(_text(attributes, _MAX_URL, "url.full", "http.url"))
     route = _text(attributes, _MAX_PATH, "http.route")
     path = _text(attributes, _MAX_PATH, "url.path") or target_path or url_path or route
     query = _text(attributes, MAX_QUERY, "url.query") or target_query or url_query
@@ -146,13 +153,20 @@ def _whole(attributes: Attributes, *keys: str) -> int | None:
 def _split_target(target: str) -> tuple[str, str]:
     """Split a request target into path and query; a proxy's client sends a whole URL as the target."""
     if not target.startswith("/") and "://" in target:
-        return _split_url(target)[2:]
+        return split_url(target)[2:]
     path, _, query = target.partition("?")
     return path, query
 
 
-def _split_url(url: str) -> tuple[str, str, str, str]:
-    """Split a URL into scheme, host, path and query, without a login. Unlike urllib's, it never raises."""
+def split_url(url: str) -> tuple[str, str, str, str]:
+    """Split a URL into scheme, host, path and query, without a login. Unlike urllib's, it never raises.
+
+    Args:
+        url: Any text.
+
+    Returns:
+        Four texts, all empty if there is no scheme.
+    """
     scheme, separator, rest = url.partition("://")
     if not separator:
         return "", "", "", ""

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
-import threading
 import time
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.trace import Span
 
-from slowspan import semconv
+from slowspan import native, semconv
 from slowspan.counters import Drop
 from slowspan.delivery.naming import report_name
 from slowspan.delivery.report_limit import ReportLimit
 from slowspan.fork import call_after_fork
-from slowspan.recording import carriers
-from slowspan.recording.carriers import calling_thread, carrier_that_starts
+from slowspan.recording import carriers, stack_sampler
+from slowspan.recording.carriers import ThreadCarrier, calling_thread, carrier_of, carrier_that_starts, runner_here
+from slowspan.recording.child_spans import ChildSpans
 from slowspan.recording.finished import Finished
 from slowspan.recording.gauge import HAS_THREAD_CLOCKS
+from slowspan.recording.generators import GeneratorCarrier
 from slowspan.recording.recording import Lost, Recording
 from slowspan.selection import Selection
 from slowspan.span_attributes import link_attributes, profile_attributes
 from slowspan.trigger import Trigger
+
+_logger = logging.getLogger("slowspan")
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +39,7 @@ if TYPE_CHECKING:
     from slowspan.config import Settings
     from slowspan.counters import Counters
     from slowspan.delivery.pipeline import Delivery
-    from slowspan.recording.carriers import Carrier
+    from slowspan.recording.carriers import Runner
     from slowspan.recording.inline import InlineEngine
     from slowspan.recording.stack_sampler import StackSampler
     from slowspan.semconv import HttpFacts
@@ -50,7 +55,8 @@ class SpanWatcher:
     Attributes:
         kinds: The kinds of spans that are watched.
         enabled: Whether new spans are watched.
-        young: Running spans that are not late, oldest first, with the threads that run them.
+        young: Running spans that are not late, oldest first, with what runs them.
+        children: What has ended inside the watched spans.
     """
 
     def __init__(
@@ -81,20 +87,21 @@ class SpanWatcher:
         self._settings = settings
         # Below it a span is ended without a second thought. The inline engine has a profiler to stop in any case.
         self._quick_ns = settings.min_threshold_ns if self._inline is None else -(2**63)
-        # Made once: for each request it would cost as much as all the rest of a stand-in.
+        self.children: ChildSpans = ChildSpans()
+        # Made once: to bind it for each request would cost some 40 ns more.
         self._bound_end = self.end
         self._reset()
         call_after_fork(self._reset)
 
     def _reset(self) -> None:
         # A forked child counts its own spans; those that run go on in the parent.
-        self.young: dict[Span, Carrier] = {}
-        # By the span's identity, and gone with the span: a dictionary of weak keys takes ten times as long to ask.
+        self.young: dict[Span, ThreadCarrier | Runner] = {}
+        # By the span's identity, and gone with the span: a dictionary of weak keys takes twice as long to ask.
         self._recordings: dict[int, Recording] = {}
         self._report_limit = ReportLimit(self._settings.reports_per_hour)
         self._started = itertools.count()
         self._started_reads = 0
-        self._started_lock = threading.Lock()
+        self._started_lock = native.allocate_lock()
 
     def seen(self) -> int:
         """Return the number of spans watched so far."""
@@ -124,43 +131,88 @@ class SpanWatcher:
         else:
             span.end = partial(self._end_above, span.end, span)  # type: ignore[method-assign]
         next(self._started)
-        carrier = calling_thread.carrier
-        if carrier is None or self._inline is not None or carriers.running_loop() is not None:
-            self._start_recording(span, carrier)
+        self.children.open(span)
+        thread = calling_thread.carrier
+        inside = carriers.shares_thread()
+        if thread is None or inside is not None or self._inline is not None:
+            self._start_elsewhere(span, thread, inside)
             return
-        self.young[span] = carrier
+        self.young[span] = thread
         if self._sampler.parked:
-            self._wake_sampler(span, carrier)
+            self._wake_sampler(span, thread)
 
-    def _start_recording(self, span: Span, carrier: Carrier | None) -> None:
-        """Record a span from its start: where it needs a recording although it may be fast."""
-        recording = self._record(span, carrier or carrier_that_starts(span))
-        if carrier is not None and carriers.running_loop() is not None:
-            recording.lost = Lost.EVENT_LOOP
-        elif not recording.carrier.native_id:
-            recording.lost = Lost.NO_THREAD
-        else:
-            self.young[span] = recording.carrier
-            if self._sampler.parked:
-                self._wake_sampler(span, recording.carrier)
-            if self._inline is not None:
-                recording.inline = self._inline.start()
+    def take_over(self, span: Span, generator: object = None) -> None:
+        """Begin to watch a function's span, on terms of its own, whoever watches it already.
 
-    def _record(self, span: Span, carrier: Carrier) -> Recording:
+        Args:
+            span: The span that has just started.
+            generator: The generator whose life it is, if it is one's.
+        """
+        end: object = span.end  # Not from its __dict__, which the first look makes.
+        if isinstance(end, partial) and _is_stand_in(end):
+            end.func.__self__.release(span)  # type: ignore[attr-defined]
+        if generator is not None:
+            # For the sampler, should the span become late.
+            span.slowspan_generator = weakref.ref(generator)  # type: ignore[attr-defined]
+        self.start(span)
+
+    def release(self, span: Span) -> None:
+        """Let another one watch a span that this one has begun to watch a moment ago."""
+        self.young.pop(span, None)
+        self.children.close(span.context)
+        recording = self._recordings.pop(id(span), None)
+        if recording is not None:
+            recording.ended = True
+            if self._inline is not None and recording.inline is not None:
+                self._inline.stop(recording.inline)
+        end = span.__dict__.pop("end")
+        if end.func == self._end_above:
+            span.end = end.args[0]  # type: ignore[method-assign]
+
+    def _start_elsewhere(self, span: Span, thread: ThreadCarrier | None, inside: object) -> None:
+        """Watch a span that the calling thread's stack alone does not show, or that the inline engine profiles."""
+        if native.eventlet_has_replaced_threads():
+            # Neither a sampler's thread nor a delivery thread can run. Said here, once: nobody else could.
+            self.enabled = False
+            _logger.warning("slowspan is off: %s", stack_sampler.unavailable())
+            return
+        runner = runner_here(thread, inside) if thread is not None else carrier_that_starts(span)
+        if runner is None or not runner[1]:
+            # Recorded although it may be fast: nobody else would know of it.
+            self._record(span, ThreadCarrier(0, 0)).lost = Lost.EVENT_LOOP if runner is None else Lost.NO_THREAD
+            return
+        self.young[span] = runner
+        if self._sampler.parked:
+            self._wake_sampler(span, runner)
+        # A profiler in a generator's thread would show its consumer as well.
+        if self._inline is not None and runner is thread and not hasattr(span, "slowspan_generator"):
+            self._record(span, runner).inline = self._inline.start()
+
+    def _record(self, span: Span, runner: ThreadCarrier | Runner) -> Recording:
         key = id(span)
         recording = self._recordings.get(key)
         if recording is None:
             recordings = self._recordings
-            recording = recordings[key] = Recording(self, span, carrier, lambda _: recordings.pop(key, None))
+            children, context = self.children, span.context
+
+            def forget(_: object) -> None:
+                recordings.pop(key, None)
+                children.close(context)
+
+            carrier = carrier_of(runner)
+            generator = getattr(span, "slowspan_generator", None)
+            if generator is not None:
+                carrier = GeneratorCarrier(carrier.thread_id, carrier.native_id, generator, carrier)
+            recording = recordings[key] = Recording(self, span, carrier, forget)
         return recording
 
-    def _wake_sampler(self, span: Span, carrier: Carrier) -> None:
+    def _wake_sampler(self, span: Span, runner: ThreadCarrier | Runner) -> None:
         try:
             self._sampler.wake()
         except RuntimeError:
             # No thread can be started here, for example at the interpreter's end.
             self.young.pop(span, None)
-            self._record(span, carrier).lost = Lost.SAMPLER_OFF
+            self._record(span, runner).lost = Lost.SAMPLER_OFF
 
     def end(self, span: Span, end_time: int | None = None) -> None:
         """End a span, and finish its recording if it was slow. Stands in for ``span.end``.
@@ -173,13 +225,14 @@ class SpanWatcher:
         end_ns = time.time_ns() if end_time is None else end_time
         is_ours = True
         try:
-            carrier = self.young.pop(span, None)
-            if carrier is None or end_ns - (span.start_time or 0) >= self._quick_ns:
-                is_ours = self._finish(span, carrier, end_ns)
+            runner = self.young.pop(span, None)
+            if runner is None or end_ns - (span.start_time or 0) >= self._quick_ns:
+                is_ours = self._finish(span, runner, end_ns)
         except Exception as error:  # noqa: BLE001 - anything raised here would become the request's
             self.on_error(error)
         finally:
             if is_ours:
+                self.children.close(span.context)
                 try:
                     del span.end
                 except AttributeError:
@@ -196,10 +249,11 @@ class SpanWatcher:
             self.on_error(error)
         finally:
             if is_ours:
+                self.children.close(span.context)
                 span.__dict__.pop("end", None)
                 below(end_ns)
 
-    def _finish(self, span: Span, carrier: Carrier | None, end_ns: int) -> bool:
+    def _finish(self, span: Span, runner: ThreadCarrier | Runner | None, end_ns: int) -> bool:
         """Finish the recording of a span that may be slow.
 
         Returns:
@@ -207,9 +261,9 @@ class SpanWatcher:
         """
         recording = self._recordings.get(id(span))
         if recording is None:
-            if carrier is None:
+            if runner is None:
                 return True  # It has ended before, or was forgotten.
-            recording = self._record(span, carrier)
+            recording = self._record(span, runner)
         elif recording.ended:
             return span.end_time is not None  # A second time: the SDK says so.
         recording.ended = True
@@ -227,8 +281,7 @@ class SpanWatcher:
     def _finish_late(self, recording: Recording, span: Span, duration_ns: int, session: Session | None) -> None:
         """Decide on a span that is over the smallest threshold; if it is slow, hand it on."""
         # Taken first: it is the account of the request, not of what follows here.
-        own_thread = recording.lost is not Lost.THREAD_REUSED and calling_thread.carrier == recording.carrier
-        cpu_ns = time.thread_time_ns() if own_thread else None
+        cpu_ns = time.thread_time_ns() if _is_at_home(recording) else None
         if span.end_time is not None or not self._is_slow(recording, span, duration_ns):
             return
         trace = recording.trace
@@ -236,7 +289,7 @@ class SpanWatcher:
             with trace.lock:
                 # When the thread was lost nothing is known of the time after the last sample.
                 seen_ns = duration_ns if recording.lost is None else 0
-                trace.close(seen_ns, cpu_ns if HAS_THREAD_CLOCKS else None)
+                trace.close(seen_ns, trace.meter.at_end(cpu_ns) if cpu_ns is not None else None)
         self._counters.add("slow")
         if recording.lost is Lost.TOO_MANY:
             self._counters.drop(Drop.TOO_MANY_RECORDINGS)
@@ -303,22 +356,27 @@ class SpanWatcher:
             data=trace.snapshot() if trace is not None else None,
             kept=recording.kept,
             session=session,
+            inside=self.children.ended(span),
         )
 
     # -- On the sampler's thread.
 
     def on_late(self, span: Span) -> Recording | None:
         """Take a span that has become late from ``young``; return its recording if the filters let it be sampled."""
-        carrier = self.young.get(span)
-        if carrier is None:
+        runner = self.young.get(span)
+        if runner is None:
             return None
         # First here, then away from there: the thread that ends the span finds it in one of the two.
-        recording = self._record(span, carrier)
+        recording = self._record(span, runner)
         # A span can also be ended past us, by its class's own method.
         if self.young.pop(span, None) is None or span.end_time is not None:
             self._recordings.pop(id(span), None)
+            if span.end_time is not None:
+                self.children.close(span.context)
             return None
         if not self.enabled or not self._selects(recording, semconv.read_http(span.attributes or {}), span):
+            # It can go on for hours.
+            self.children.close(span.context)
             return None
         self._counters.add("recorded")
         # Here rather than at the end of the request, which would have to wait for it.
@@ -353,6 +411,9 @@ class SpanWatcher:
     def on_lost(self, recording: Recording, reason: str) -> None:
         """Count a recording of which the span never ended."""
         recording.selected = False
+        span = recording.span()
+        if span is not None:
+            self.children.close(span.context)
         if self._inline is not None and recording.inline is not None:
             self._inline.stop(recording.inline)
         self._counters.drop(Drop.SPAN_ABANDONED, detail=reason)
@@ -364,6 +425,13 @@ class SpanWatcher:
     def on_error(self, error: Exception) -> None:
         """Count an error of our own; the delivery thread tells it."""
         self._counters.drop(Drop.INTERNAL_ERROR, detail=repr(error))
+
+
+def _is_at_home(recording: Recording) -> bool:
+    """Return whether the calling thread is the request's, so that its CPU clock tells of the request."""
+    here = calling_thread.carrier
+    at_home = here is not None and here.native_id == recording.carrier.native_id
+    return at_home and HAS_THREAD_CLOCKS and recording.lost is not Lost.THREAD_REUSED
 
 
 def _is_stand_in(end: object) -> bool:

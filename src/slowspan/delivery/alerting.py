@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -55,7 +54,7 @@ class Alerter:
         *,
         restore: Callable[[bytes, Alert], Report],
         wake: Callable[[], None],
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float],
     ) -> None:
         self._counters = counters
         self._words = settings.alert_key

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextvars
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from slowspan import native
 from slowspan.config_secrets import hide
 from slowspan.counters import Drop
 from slowspan.delivery.queue import DeliveryQueue
@@ -82,7 +84,7 @@ class Channel:
         self._secrets = secrets
         self._outcome = outcome
         self._closing = threading.Event()
-        self._hanging: threading.Thread | None = None
+        self._hanging: native.Thread | None = None
         self.queue: DeliveryQueue[Telling | Digest] = DeliveryQueue(
             self._handle,
             name=f"slowspan-{name}",
@@ -185,7 +187,7 @@ class Channel:
 
         # The context says that OpenTelemetry's instrumentation is suppressed here.
         context = contextvars.copy_context()
-        thread = threading.Thread(target=context.run, args=(run,), name=f"slowspan-{self.name}-try", daemon=True)
+        thread = native.make_thread(partial(context.run, run), f"slowspan-{self.name}-try")
         try:
             thread.start()
         except RuntimeError:

@@ -74,7 +74,7 @@ class Delivery(Generic[F]):
         counters: Where reports and losses are counted.
         load: Makes the notifiers, with their names; called once in each process, on the delivery thread.
         facts: Reads what a report says of the span, on the delivery thread; takes microseconds.
-        resolve: Makes a profile from what was submitted, on the delivery thread; takes milliseconds.
+        resolve: Makes a profile from what was submitted and its facts, on the delivery thread; takes milliseconds.
         render_html: Makes a report's page, on the thread of the first notifier that asks for it.
         compress: Makes a profile's stored form, likewise.
         clock: Unix time in seconds, for alerts.
@@ -87,7 +87,7 @@ class Delivery(Generic[F]):
         *,
         load: Callable[[], Sequence[tuple[str, Notifier]]],
         facts: Callable[[F], SpanFacts],
-        resolve: Callable[[F], Profile],
+        resolve: Callable[[F, SpanFacts], Profile],
         render_html: RenderHtml,
         compress: Callable[[Profile], bytes],
         clock: Callable[[], float] = time.time,
@@ -186,15 +186,16 @@ class Delivery(Generic[F]):
         receivers = self._prepare()
         if not (receivers.lanes and finished.kept) and receivers.alerter is None:
             return
+        facts = self._facts(finished)
         # Made by whoever needs it first, if anybody does: most slow requests of an outage are only counted.
-        report = cache(lambda: self._report(self._resolve(finished), is_kept=finished.kept))
+        report = cache(lambda: self._report(self._resolve(finished, facts), is_kept=finished.kept))
         if finished.kept:
             for lane in receivers.lanes:
                 lane.put(report())
             if not finished.running:
                 self._counters.add("reports")
         if receivers.alerter is not None:
-            receivers.alerter.consider(finished, self._facts(finished), report)
+            receivers.alerter.consider(finished, facts, report)
 
     def _tick(self) -> float | None:
         # Before the first slow request notifiers are loaded only where an earlier process may have left something.

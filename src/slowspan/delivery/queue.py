@@ -9,13 +9,16 @@ from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from slowspan import native
 from slowspan.counters import Drop, DropError
+from slowspan.delivery.flush import Flush
 from slowspan.fork import call_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slowspan.counters import Counters
+    from slowspan import native
+from slowspan.counters import Counters
 
 T = TypeVar("T")
 
@@ -23,25 +26,6 @@ _TICK_AFTER_ERROR = 60.0
 """Seconds until a tick that raised is called again."""
 
 _logger = logging.getLogger("slowspan")
-
-
-class Flush:
-    """A request to deliver what a queue holds; see :meth:`DeliveryQueue.begin_flush`."""
-
-    def __init__(self, deadline: float) -> None:
-        self.deadline = deadline
-        self.succeeded: bool = False
-        self._finished = threading.Event()
-
-    def finish(self, succeeded: bool) -> None:
-        """Tell whoever waits."""
-        self.succeeded = succeeded
-        self._finished.set()
-
-    def wait(self) -> bool:
-        """Wait until the deadline; return whether everything was delivered."""
-        self._finished.wait(max(0.0, self.deadline - time.monotonic()))
-        return self.succeeded
 
 
 class DeliveryQueue(Generic[T]):
@@ -93,7 +77,7 @@ class DeliveryQueue(Generic[T]):
 
     def _reset(self) -> None:
         # Reentrant, because a signal handler or a finalizer may put while its own thread is putting.
-        self._lock = threading.RLock()
+        self._lock = native.RLock()
         self._work = threading.Condition(self._lock)
         self._rest = threading.Condition(self._lock)
         self._waiting: OrderedDict[str, T] = OrderedDict()
@@ -101,7 +85,7 @@ class DeliveryQueue(Generic[T]):
         self._busy = False
         self._tick_is_next = False
         self._tick_at: float | None = None if self._tick_hook is None else 0.0
-        self._thread: threading.Thread | None = None
+        self._thread: native.Thread | None = None
 
     def start(self) -> bool:
         """Start the thread unless it runs; a tenth of a millisecond that the first ``put`` need not spend.
@@ -112,7 +96,7 @@ class DeliveryQueue(Generic[T]):
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 return True
-            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread = native.make_thread(self._run, self._name)
             try:
                 self._thread.start()
             except RuntimeError:
@@ -252,7 +236,7 @@ class DeliveryQueue(Generic[T]):
                     self._busy = True
                     return partial(self._handle, item)
                 if self._flushes:
-                    return partial(self._flush, self._flushes.pop(0))
+                    return partial(self._flushes.pop(0).run, self._flush_hook)
                 due_in = self._counters.line_due_in()
                 if due_in == 0:
                     return self._counters.log_losses
@@ -291,14 +275,6 @@ class DeliveryQueue(Generic[T]):
         except Exception as error:  # noqa: BLE001 -- one item's failure must not stop the others
             self._counters.drop(Drop.INTERNAL_ERROR, detail=f"{self._name}: {error!r}")
             _log_traceback(self._name)
-
-    def _flush(self, flush: Flush) -> None:
-        succeeded = False
-        try:
-            remaining = max(0.0, flush.deadline - time.monotonic())
-            succeeded = self._flush_hook is None or bool(self._flush_hook(int(remaining * 1000)))
-        finally:
-            flush.finish(succeeded)
 
     def _leave(self) -> None:
         with self._lock:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING
+
+from slowspan import native
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,7 @@ class ReportLimit:
     def __init__(self, per_hour: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_hour = per_hour
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = native.allocate_lock()
         self._counts: dict[str, int] = {}
         self._hour_ends = clock() + HOUR
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from slowspan import native
 from slowspan.config_secrets import hide, secret_parts
 from slowspan.notifiers import message
 from slowspan.notifiers.registry import NotifierError
@@ -57,7 +59,7 @@ class Service:
         self._is_text = own_format == apprise.NotifyFormat.TEXT
         self._max_title: int = max(0, plugin.title_maxlen)
         self._max_body: int = min(_MAX_BODY, plugin.body_maxlen) if plugin.body_maxlen > 0 else _MAX_BODY
-        self._thread: threading.Thread | None = None
+        self._thread: native.Thread | None = None
 
     def compose(self, report: Report, remark: str) -> Message:
         """Write the message on a report in the service's form and within its limits."""
@@ -80,9 +82,7 @@ class Service:
         """Send on a thread of its own, unless the service still hangs with an earlier message."""
         if self._thread is not None and self._thread.is_alive():
             return
-        thread = threading.Thread(
-            target=self._send, args=(progress, text, page), name="slowspan-apprise-service", daemon=True
-        )
+        thread = native.make_thread(partial(self._send, progress, text, page), "slowspan-apprise-service")
         try:
             thread.start()
         except RuntimeError:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from slowspan.notifiers.markup import defang, escape_markdown, markdown_link
 from slowspan.redaction import one_line
-from slowspan.report.summary import ENDPOINT_LIMIT, format_duration, format_share, summarize, time_shares
+from slowspan.report.summary import (
+    ENDPOINT_LIMIT,
+    format_duration,
+    format_share,
+    kind_for_people,
+    summarize,
+    time_shares,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -151,7 +158,7 @@ def digest_text(digest: Digest, limit: int = DIGEST_LIMIT) -> str:
 
 def _headline(report: Report, endpoint: str) -> str:
     profile = report.profile
-    what = "Slow request" if profile.span.kind == "SERVER" else "Slow span"
+    what = f"Slow {kind_for_people(profile)}"
     test = "Test alert: " if report.alert is not None and report.alert.is_test else ""
     verb = "is **still running** after" if profile.running else "took"
     status = profile.span.status_code or ("error" if profile.span.error else None)

@@ -1,31 +1,86 @@
-"""Which thread carries a request: found once, when its span starts."""
+"""What carries a request, a thread, an asyncio task or a greenlet: found once, when its span starts."""
 
 from __future__ import annotations
 
 import sys
 import threading
-from _thread import get_ident, get_native_id
-from typing import TYPE_CHECKING, NamedTuple
+import weakref
+from _thread import get_native_id
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.sdk.trace import Span
 
+from slowspan import native
 from slowspan.fork import call_after_fork
+from slowspan.recording import handoffs
+from slowspan.recording.following import GreenletFollower, TaskFollower, ThreadFollower
+from slowspan.recording.generators import GeneratorCarrier
 from slowspan.recording.stacks import all_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+    from slowspan.recording.sight import Follower
+
 _START_CODE = Span.start.__code__
 
 
-class Carrier(NamedTuple):
-    """The thread that runs a request."""
+class ThreadCarrier(NamedTuple):
+    """The thread that runs a request, and nothing else meanwhile."""
 
     thread_id: int
     """As of ``_thread.get_ident``, or 0 where it is not known."""
     native_id: int
     """The kernel's id, or 0 where it is not known."""
+
+    @property
+    def key(self) -> int:
+        """What runs one request after the other."""
+        return self.thread_id
+
+    def follower(self) -> Follower:
+        """Return what finds the request at every look."""
+        return ThreadFollower(self.thread_id)
+
+
+class TaskCarrier(NamedTuple):
+    """The asyncio task that runs a request, on a thread that runs many."""
+
+    thread_id: int
+    """The event loop's thread."""
+    native_id: int
+    task: weakref.ref[Any]
+
+    @property
+    def key(self) -> int:
+        """What runs one request after the other."""
+        return id(self.task())
+
+    def follower(self) -> Follower:
+        """Return what finds the request at every look."""
+        return TaskFollower(self.task, self.thread_id)
+
+
+class GreenletCarrier(NamedTuple):
+    """The greenlet that runs a request, on a thread that runs many."""
+
+    thread_id: int
+    """The thread of the greenlet's hub."""
+    native_id: int
+    greenlet: weakref.ref[Any]
+
+    @property
+    def key(self) -> int:
+        """What runs one request after the other."""
+        return id(self.greenlet())
+
+    def follower(self) -> Follower:
+        """Return what finds the request at every look."""
+        return GreenletFollower(self.greenlet, self.thread_id)
+
+
+Carrier = ThreadCarrier | TaskCarrier | GreenletCarrier | GeneratorCarrier
 
 
 def called_from_pool(level: int) -> bool:
@@ -48,7 +103,7 @@ def called_from_pool(level: int) -> bool:
     return False
 
 
-def carrier_that_starts(span: Span) -> Carrier:
+def carrier_that_starts(span: Span) -> ThreadCarrier:
     """Find the thread that is inside ``span.start()``, waiting for its processors.
 
     Returns:
@@ -56,13 +111,13 @@ def carrier_that_starts(span: Span) -> Carrier:
     """
     thread_id = _thread_that_starts(span)
     native_ids = {thread.ident: thread.native_id for thread in threading.enumerate()}
-    return Carrier(thread_id, native_ids.get(thread_id) or 0)
+    return ThreadCarrier(thread_id, native_ids.get(thread_id) or 0)
 
 
 def _thread_that_starts(span: Span) -> int:
     # Safe although it reads a foreign frame: that thread cannot go on before this call has returned.
     with all_frames() as frames:
-        del frames[get_ident()]
+        del frames[native.get_ident()]
         for thread_id, top in frames.items():
             frame: FrameType | None = top
             while frame is not None:
@@ -72,12 +127,12 @@ def _thread_that_starts(span: Span) -> int:
     return 0
 
 
-def this_thread() -> Carrier:
+def this_thread() -> ThreadCarrier:
     """Return the calling thread."""
-    return Carrier(get_ident(), get_native_id())
+    return ThreadCarrier(native.get_ident(), get_native_id())
 
 
-class CallingThread(threading.local):
+class CallingThread(native.local):
     """What is known of the thread that starts a span; found once per thread, since asking the kernel costs 1 µs.
 
     Attributes:
@@ -85,7 +140,7 @@ class CallingThread(threading.local):
     """
 
     def __init__(self) -> None:
-        self.carrier: Carrier | None = None if called_from_pool(1) else this_thread()
+        self.carrier: ThreadCarrier | None = None if called_from_pool(1) else this_thread()
 
     def renew(self) -> None:
         """Read the ids anew: a forked child's only thread has a new one."""
@@ -98,18 +153,115 @@ calling_thread: CallingThread = CallingThread()
 call_after_fork(calling_thread.renew)
 
 
-def _find_running_loop() -> object:
-    global running_loop
-    # Missing as long as nobody has imported asyncio, or while another thread is importing it.
-    function = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)
-    if function is None:
+Runner = tuple[ThreadCarrier, Any]
+"""A thread, and the task or greenlet that it ran at the span's start: what a fast request leaves, unread."""
+
+
+def carrier_of(runner: ThreadCarrier | Runner) -> Carrier:
+    """Return the carrier of a request that has become late.
+
+    Args:
+        runner: What ran it at its start.
+    """
+    if isinstance(runner, ThreadCarrier):
+        return runner
+    thread, unit = runner
+    if hasattr(unit, "gr_frame"):
+        return GreenletCarrier(*thread, weakref.ref(unit))
+    return TaskCarrier(*thread, weakref.ref(unit))
+
+
+def key_of(runner: ThreadCarrier | Runner) -> int:
+    """Return the ``key`` of the carrier that ``carrier_of`` would return."""
+    return runner.key if isinstance(runner, ThreadCarrier) else id(runner[1])
+
+
+def runner_here(thread: ThreadCarrier, inside: Any) -> ThreadCarrier | Runner | None:
+    """Return what runs the request that starts now. On the path of every request that shares its thread.
+
+    Args:
+        thread: The calling thread.
+        inside: What ``shares_thread`` has returned.
+
+    Returns:
+        None where there is nothing that can be followed, as in an event loop's callback.
+    """
+    if hasattr(inside, "call_soon"):
+        task = sys.modules["asyncio"].current_task(inside)
+        return (thread, task) if task is not None else None
+    if hasattr(inside, "gr_frame"):
+        return thread, inside
+    if inside is None:
+        return thread
+    # A thread that asgiref uses belongs to one request while it works for one, and to none in between.
+    return _task_beyond_asgiref() or thread if inside is sys.modules.get("asgiref.sync") else None
+
+
+def _task_beyond_asgiref() -> Runner | None:
+    future = handoffs.work_of_this_thread()
+    task = handoffs.waiter_of(future) if future is not None else None
+    if task is None:
         return None
-    running_loop = function
-    return function()
+    # Other event loops than asyncio's own do not say which thread runs them; a server's is the main one.
+    thread_id = getattr(task.get_loop(), "_thread_id", None) or threading.main_thread().ident or 0
+    native_ids = {thread.ident: thread.native_id for thread in threading.enumerate()}
+    return ThreadCarrier(thread_id, native_ids.get(thread_id) or 0), task
 
 
-running_loop: Callable[[], object] = _find_running_loop
-"""Returns the asyncio event loop that the calling thread runs, or None: its stack is then not one request's.
+_LIBRARIES = frozenset({"asyncio", "asgiref.sync", "eventlet", "gevent", "trio"})
+"""Libraries that run many requests on one thread."""
 
-Replaces itself by asyncio's own function as soon as there is one, so look it up for each call.
+_known: frozenset[str] = frozenset()
+
+
+def notice_new_libraries() -> None:
+    """Notice libraries that were imported since the last call. Takes microseconds; the sampler's thread calls it."""
+    global _known, shares_thread
+    loaded = _LIBRARIES.intersection(sys.modules.keys() & _LIBRARIES)
+    if loaded != _known:
+        ask = _make_ask(loaded)
+        if ask is not None:
+            _known, shares_thread = loaded, ask
+
+
+def _make_ask(loaded: frozenset[str]) -> Callable[[], Any] | None:
+    """Return the fastest function that knows these libraries; None while another thread is importing them."""
+    running_loop = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)
+    if loaded == {"asyncio"}:
+        return running_loop
+    # The extension of eventlet and gevent.
+    current_greenlet = getattr(sys.modules.get("greenlet"), "getcurrent", None)
+    trio = sys.modules.get("trio")
+    asgiref = sys.modules.get("asgiref.sync")
+
+    def ask() -> Any:
+        inside = running_loop() if running_loop is not None else None
+        if inside is not None:
+            return inside
+        if current_greenlet is not None:
+            greenlet = current_greenlet()
+            # A thread's first greenlet is the thread itself, unless gevent has it wait in turns with others.
+            if greenlet.parent is not None or _has_hub():
+                return greenlet
+        if trio is not None and trio.lowlevel.in_trio_run():
+            return trio
+        return asgiref if asgiref is not None and handoffs.is_bridged_here() else None
+
+    return ask
+
+
+def _has_hub() -> bool:
+    hub = getattr(sys.modules.get("gevent._hub_local"), "get_hub_if_exists", None)
+    return hub is not None and hub() is not None
+
+
+def _ask_first() -> Any:
+    notice_new_libraries()
+    return shares_thread() if shares_thread is not _ask_first else None
+
+
+shares_thread: Callable[[], Any] = _ask_first
+"""Returns the event loop, greenlet or library that has the calling thread; None when it is one request's alone.
+
+Replaces itself by the fastest function that will do, so look it up for each call.
 """

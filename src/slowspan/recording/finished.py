@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from pyinstrument.session import Session
 
+    from slowspan.recording.child_spans import EndedSpans
     from slowspan.recording.recording import Lost
     from slowspan.recording.trace import TraceData
 
@@ -33,6 +34,8 @@ class Finished(NamedTuple):
     """Whether the limit on reports lets this one be kept."""
     session: Session | None = None
     """What the inline engine saw, or None."""
+    inside: EndedSpans | None = None
+    """The spans that have ended in its trace, or None if there are none."""
 
     @property
     def sample_count(self) -> int:

@@ -64,19 +64,27 @@ class ThreadGauge:
         native_id: The kernel's thread id, as of ``threading.get_native_id``.
     """
 
-    __slots__ = ("_delay_ns", "_delays", "_native_id", "_state")
+    __slots__ = ("_delays", "_native_id", "_state", "_users")
 
     _open = 0
 
     def __init__(self, native_id: int) -> None:
         self._native_id = native_id
+        self._users = 0
         self._state = self._delays = -1
-        self._delay_ns: int | None = None
         if HAS_THREAD_CLOCKS and ThreadGauge._open < MAX_OPEN:
             with contextlib.suppress(OSError):
                 self._state = os.open(f"/proc/self/task/{native_id}/stat", os.O_RDONLY)
                 ThreadGauge._open += 1
                 self._delays = os.open(f"/proc/self/task/{native_id}/schedstat", os.O_RDONLY)
+
+    def give_back(self) -> None:
+        """Close the files when nobody else has borrowed this gauge."""
+        self._users -= 1
+        if self._users <= 0:
+            if _borrowed.get(self._native_id) is self:
+                del _borrowed[self._native_id]
+            self.close()
 
     def close(self) -> None:
         """Close the files."""
@@ -96,19 +104,18 @@ class ThreadGauge:
         """
         return thread_cpu_ns(self._native_id)
 
-    def new_delay_ns(self) -> int:
-        """Return how long, since the last call, the thread was ready to run while every processor was taken.
+    def delay_ns(self) -> int:
+        """Return how long in all the thread was ready to run while every processor was taken.
 
         Returns:
-            Nanoseconds; 0 in the first call and where it is not known.
+            Nanoseconds; 0 where it is not known.
 
         Raises:
             ThreadEndedError: The thread has ended.
         """
         if self._delays < 0:
             return 0
-        before, self._delay_ns = self._delay_ns, int(self._read(self._delays).split()[1])
-        return self._delay_ns - before if before is not None else 0
+        return int(self._read(self._delays).split()[1])
 
     def is_ready(self) -> bool | None:
         """Return whether the thread runs or could run now, None where that is not known. Takes 4 µs.
@@ -129,3 +136,19 @@ class ThreadGauge:
             return os.pread(file, _STATE_BYTES, 0)
         except OSError:
             raise ThreadEndedError from None
+
+
+_borrowed: dict[int, ThreadGauge] = {}
+
+
+def borrow_gauge(native_id: int) -> ThreadGauge:
+    """Return the gauge of a thread, which all requests on that thread share; give it back after use.
+
+    Args:
+        native_id: The kernel's thread id, as of ``threading.get_native_id``.
+    """
+    gauge = _borrowed.get(native_id)
+    if gauge is None:
+        gauge = _borrowed[native_id] = ThreadGauge(native_id)
+    gauge._users += 1
+    return gauge

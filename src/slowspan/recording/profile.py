@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slowspan.recording.stacks import ROOT
+from slowspan.recording.synthetic import BEFORE_FIRST_SAMPLE, NOT_SAMPLED
 from slowspan.semconv import endpoint
 
 if TYPE_CHECKING:
@@ -22,17 +23,6 @@ if TYPE_CHECKING:
 
 FORMAT = "slowspan.profile"
 FORMAT_VERSION = 1
-
-BEFORE_FIRST_SAMPLE = "[before the first sample]"
-"""Name of the synthetic frame for the time from the request's start to its first sample."""
-
-COMPUTED_NOT_SEEN = "[computed, not seen]"
-"""Name of the synthetic frame for CPU time that the clock measured and no sample saw."""
-
-NOT_SAMPLED = "[not sampled]"
-"""Name of the synthetic frame for time in which this request's stack could not be read."""
-
-SYNTHETIC_FRAMES = frozenset({BEFORE_FIRST_SAMPLE, COMPUTED_NOT_SEEN, NOT_SAMPLED})
 
 
 class ProfileFormatError(ValueError):
@@ -76,6 +66,31 @@ class Sample(NamedTuple):
     """Time of the reading, in nanoseconds since the span's start."""
     wall_ns: int
     cpu_ns: int
+    ready_ns: int = 0
+    """The part in which it could have computed, had others not held a processor, the interpreter lock or the event
+    loop. The rest of ``wall_ns`` it waited for something else."""
+    span: int = -1
+    """Index into ``Profile.spans`` of the child span in which it was taken, or -1."""
+
+
+class ChildSpan(NamedTuple):
+    """One span inside the request's: what a database client, an HTTP client, a template engine says of itself.
+
+    Safe to show: query texts have ``?`` in the place of values, URLs are redacted, texts are bounded.
+    """
+
+    parent: int
+    """Index into ``Profile.spans``, always a smaller one, or -1 for the request's own span."""
+    name: str
+    kind: str
+    """``CLIENT``, ``INTERNAL``, …: the name of the OpenTelemetry span kind."""
+    start_ns: int
+    """Time of the start, in nanoseconds since the request's; a clock that was set can make it negative."""
+    duration_ns: int
+    status: str
+    """``UNSET``, ``OK`` or ``ERROR``."""
+    attributes: tuple[tuple[str, str], ...]
+    """Pairs of name and value; the names are the newer ones of OpenTelemetry's conventions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +168,10 @@ class Profile:
     locations: tuple[Location, ...]
     stacks: tuple[Stack, ...]
     samples: tuple[Sample, ...]
+    spans: tuple[ChildSpan, ...] = ()
+    """The spans that ended inside the request, as a tree: a parent before its children, siblings by their start."""
+    spans_left_out: int = 0
+    """How many more ended in its trace, which were not kept."""
 
     @property
     def unknown_ns(self) -> int:
@@ -228,12 +247,14 @@ class Profile:
             Pieces that make one JSON object when joined.
         """
         document = self.to_dict()
-        tables = {name: document.pop(name) for name in ("frames", "locations", "stacks", "samples")}
+        tables = {name: document.pop(name) for name in ("frames", "locations", "stacks", "samples", "spans")}
         yield json.dumps(document, separators=(",", ":"))[:-1]
         for name, table in tables.items():
             yield f',"{name}":['
-            for start in range(0, len(table), rows):
-                text = json.dumps(table[start : start + rows], separators=(",", ":"))[1:-1]
+            # Only the rows of spans hold long texts.
+            step = rows if name != "spans" else max(rows // 10, 1)
+            for start in range(0, len(table), step):
+                text = json.dumps(table[start : start + step], separators=(",", ":"))[1:-1]
                 yield text if start == 0 else "," + text
             yield "]"
         yield "}"
@@ -273,6 +294,10 @@ class Profile:
                 raise IndexError("a stack without a caller or a location")
         if any(not 0 <= sample.stack < len(self.stacks) for sample in self.samples):
             raise IndexError("a sample without a stack")
+        if any(not -1 <= sample.span < len(self.spans) for sample in self.samples):
+            raise IndexError("a sample without a span")
+        if any(not -1 <= span.parent < index for index, span in enumerate(self.spans)):
+            raise IndexError("a span without a parent")
 
 
 _ROWS = {"frames": Frame, "locations": Location, "stacks": Stack, "samples": Sample}
@@ -283,6 +308,8 @@ def _read_field(name: str, value: Any) -> Any:
         return tuple(_ROWS[name](*row) for row in value)
     if name == "notes":
         return tuple(value)
+    if name == "spans":
+        return tuple(ChildSpan._make((*row, tuple((key, text) for key, text in pairs))) for *row, pairs in value)
     if name == "span":
         return SpanFacts(**{**value, "parameters": tuple((key, text) for key, text in value["parameters"])})
     if name == "process":

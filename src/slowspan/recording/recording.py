@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import Span
     from pyinstrument import Profiler
 
-    from slowspan.recording.carriers import Carrier
+    from slowspan.recording.carriers import Carrier, Runner, ThreadCarrier
+    from slowspan.recording.sight import Follower
     from slowspan.recording.trace import Trace
 
 
@@ -24,7 +25,7 @@ class Lost(enum.Enum):
     THREAD_REUSED = "The thread of this request went on to another request before the span ended."
     TOO_MANY = "Too many slow requests were sampled at the same time; this one was left out."
     NO_THREAD = "The thread of this request could not be told."
-    EVENT_LOOP = "This request ran in an event loop, of which the stacks of single tasks were not read."
+    EVENT_LOOP = "This request ran in an event loop, in no task of which the stack could be read."
     SAMPLER_OFF = "The stack sampler was not running."
 
 
@@ -34,11 +35,11 @@ class Watcher(Protocol):
     All calls come from the sampler's thread.
 
     Attributes:
-        young: Running spans that are not late, oldest first, with the threads that run them. Request threads add and
+        young: Running spans that are not late, oldest first, with what runs them. Request threads add and
             remove; ``on_late`` removes. Until then, a span that is thrown away is kept alive.
     """
 
-    young: dict[Span, Carrier]
+    young: dict[Span, ThreadCarrier | Runner]
     start_after_ns: int
     interval_ns: int
     overhead_budget: float
@@ -77,7 +78,8 @@ class Recording:
 
     Attributes:
         owner: Who is asked about it, and told.
-        carrier: The thread of the request.
+        carrier: The thread, task or greenlet of the request.
+        follower: Finds its stack at every look. Set with the trace.
         start_ns: Unix time of the span's start.
         span: The span, known weakly: one that is thrown away without an end is not kept alive.
         selected: Whether the filters take the span; None until somebody had to know.
@@ -104,6 +106,7 @@ class Recording:
     kept: bool = True
     hung_ns: int
     origin_ns: int
+    follower: Follower
 
     def __init__(
         self,

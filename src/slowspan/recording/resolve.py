@@ -9,20 +9,14 @@ import socket
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from slowspan.recording.profile import (
-    BEFORE_FIRST_SAMPLE,
-    COMPUTED_NOT_SEEN,
-    NOT_SAMPLED,
-    Frame,
-    Location,
-    ProcessFacts,
-    Profile,
-    Sample,
-    Stack,
-)
+from slowspan.recording.profile import Frame, Location, ProcessFacts, Profile, Sample, Stack
+from slowspan.recording.span_groups import describe_n_plus_one, n_plus_ones
+from slowspan.recording.span_tree import SpanTree, carry_spans
 from slowspan.recording.stacks import ROOT
+from slowspan.recording.synthetic import BEFORE_FIRST_SAMPLE, COMPUTED_NOT_SEEN, NOT_SAMPLED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +30,9 @@ if TYPE_CHECKING:
 
 SLICE = 200
 """Stacks resolved between two pauses, in which the application's threads get the interpreter lock: well below 1 ms."""
+
+N_PLUS_ONE_NOTES = 3
+"""Repeated queries that are named in the notes; the report's list of spans has all of them."""
 
 _HIDE_MARK = "__tracebackhide__"
 
@@ -94,7 +91,12 @@ def class_name(code: CodeType) -> str | None:
     return owner if owner and owner != "<locals>" else None
 
 
-def build_profile(finished: Finished, span: SpanFacts, pause: Callable[[], None] = lambda: time.sleep(0)) -> Profile:
+def build_profile(
+    finished: Finished,
+    span: SpanFacts,
+    pause: Callable[[], None] = lambda: time.sleep(0),
+    tree: SpanTree = SpanTree(),  # noqa: B008 - immutable
+) -> Profile:
     """Turn a finished recording into a profile.
 
     Resolves names and lines, in slices with pauses between them.
@@ -103,6 +105,7 @@ def build_profile(finished: Finished, span: SpanFacts, pause: Callable[[], None]
         finished: The recording.
         span: The facts of its span.
         pause: Called between two slices to let other threads run.
+        tree: The spans inside it.
 
     Returns:
         The profile; its samples' wall times add up to its duration.
@@ -114,7 +117,7 @@ def build_profile(finished: Finished, span: SpanFacts, pause: Callable[[], None]
         samples = _build_samples(finished, tables, pause)
     count = finished.sample_count
     sampled_ns = finished.duration_ns - samples[0].wall_ns if count else 0
-    return Profile(
+    profile = Profile(
         id=finished.id,
         name=finished.name,
         running=finished.running,
@@ -131,8 +134,12 @@ def build_profile(finished: Finished, span: SpanFacts, pause: Callable[[], None]
         frames=tuple(tables.frames),
         locations=tuple(tables.locations),
         stacks=tuple(tables.stacks),
-        samples=tuple(samples),
+        samples=carry_spans(samples, tree.spans, tuple(tables.frames), tuple(tables.locations), tuple(tables.stacks)),
+        spans=tree.spans,
+        spans_left_out=tree.left_out,
     )
+    named = tuple(describe_n_plus_one(group) for group in n_plus_ones(profile)[:N_PLUS_ONE_NOTES])
+    return replace(profile, notes=profile.notes + named) if named else profile
 
 
 def _build_samples(finished: Finished, tables: _Tables, pause: Callable[[], None]) -> list[Sample]:
@@ -144,16 +151,16 @@ def _build_samples(finished: Finished, tables: _Tables, pause: Callable[[], None
     stacks = _resolve_nodes(data, tables, pause)
     samples = [Sample(tables.synthetic(ROOT, BEFORE_FIRST_SAMPLE), 0, data.before_first_ns, 0)]
     # A collection can end the span in the midst of a sample, of which then not every column is there.
-    rows = zip(data.nodes, data.at_ns, data.wall_ns, data.cpu_ns, strict=False)
-    for row, (node, at, wall, cpu) in enumerate(rows):
+    rows = zip(data.nodes, data.at_ns, data.wall_ns, data.cpu_ns, data.ready_ns, strict=False)
+    for row, (node, at, wall, cpu, ready) in enumerate(rows):
         if wall:
             stack = tables.synthetic(ROOT, NOT_SAMPLED) if node == ROOT else stacks[node]
-            samples.append(Sample(stack, at, wall, cpu))
+            samples.append(Sample(stack, at, wall, cpu, ready))
         if row % SLICE == 0:
             pause()
     end = data.at_ns[-1]
     for node, (wall, cpu) in data.unseen.items():
-        samples.append(Sample(tables.synthetic(stacks[node], COMPUTED_NOT_SEEN), end, wall, cpu))
+        samples.append(Sample(tables.synthetic(stacks[node], COMPUTED_NOT_SEEN), end, wall, cpu, wall - cpu))
     rest = finished.duration_ns - sum(sample.wall_ns for sample in samples)
     if rest > 0 and finished.lost is not None:
         samples.append(Sample(tables.synthetic(ROOT, NOT_SAMPLED), end, rest, 0))
@@ -202,7 +209,8 @@ def _fit(samples: list[Sample], duration_ns: int) -> list[Sample]:
         wall = upto - given
         given = upto
         cpu = min(wall, sample.cpu_ns * duration_ns // total)
-        fitted.append(Sample(sample.stack, min(sample.at_ns, duration_ns), wall, cpu))
+        ready = min(wall - cpu, sample.ready_ns * duration_ns // total)
+        fitted.append(sample._replace(at_ns=min(sample.at_ns, duration_ns), wall_ns=wall, cpu_ns=cpu, ready_ns=ready))
     return fitted
 
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from slowspan import native
+from slowspan.recording.carriers import key_of
 from slowspan.recording.classify import LEFT, UNCLEAR, Lock, by_second_look, by_state, stopped_by_force
 from slowspan.recording.gauge import ThreadEndedError, voluntary_switches
 from slowspan.recording.recording import Lost
-from slowspan.recording.stacks import read_stacks
-from slowspan.recording.trace import COMPUTING, WAITING, Accounts
+from slowspan.recording.sight import CarrierGoneError, State
+from slowspan.recording.stacks import all_frames
+from slowspan.recording.trace import COMPUTING, READY, WAITING, Accounts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from opentelemetry.sdk.trace import Span
 
-    from slowspan.recording.carriers import Carrier
+    from slowspan.recording.carriers import Runner, ThreadCarrier
+    from slowspan.recording.gauge import ThreadGauge
     from slowspan.recording.recording import Recording
-    from slowspan.recording.stacks import FlatStack
+    from slowspan.recording.sight import Sight
     from slowspan.recording.trace import Trace
 
 
@@ -34,10 +38,10 @@ class _Look(NamedTuple):
 
     recording: Recording
     trace: Trace
+    gauge: ThreadGauge
     at_ns: int
     accounts: Accounts
-    flat: FlatStack
-    line: int
+    sight: Sight
 
 
 class _Tick(NamedTuple):
@@ -60,12 +64,12 @@ def sample(recordings: Iterable[Recording], tick: int, *, lock: Lock, contended:
     due = [r for r in recordings if not (r.ended or r.lost) and r.trace and tick % r.trace.stride == 0]
     if not due:
         return
-    stacks = read_stacks({recording.carrier.thread_id for recording in due})
+    sights = [(recording, sight) for recording, sight in _look(due) if sight is not None]
     facts = _Tick(time.perf_counter_ns(), lock, contended)
     unclear = []
-    for recording in due:
+    for recording, sight in sights:
         try:
-            look = _sample_one(recording, facts, stacks.get(recording.carrier.thread_id))
+            look = _sample_one(recording, facts, sight)
         except ThreadEndedError:
             # The identifier of an ended thread is given to the next one; the kernel's id tells them apart.
             recording.lost = Lost.THREAD_ENDED
@@ -76,27 +80,42 @@ def sample(recordings: Iterable[Recording], tick: int, *, lock: Lock, contended:
         _look_again(unclear, facts)
 
 
-def _sample_one(recording: Recording, tick: _Tick, stack: tuple[FlatStack, int] | None) -> _Look | None:
+def _look(recordings: Iterable[Recording]) -> Iterator[tuple[Recording, Sight | None]]:
+    """Find every request in the stacks of this instant."""
+    with all_frames() as frames:
+        for recording in recordings:
+            try:
+                yield recording, recording.follower.look(frames)
+            except CarrierGoneError:
+                recording.lost = Lost.THREAD_ENDED
+
+
+def _sample_one(recording: Recording, tick: _Tick, sight: Sight) -> _Look | None:
     """Add a sample, or return it when a second look must tell its class."""
     trace = recording.trace
-    if stack is None or trace is None:
+    if trace is None:
         raise ThreadEndedError
-    flat, line = stack
     at_ns = tick.now_ns - recording.origin_ns
-    gauge = trace.gauge
-    cpu_ns = gauge.cpu_ns()
-    if cpu_ns is None or not flat:
-        _add(trace, at_ns, None, flat, line, WAITING)
+    home_id = recording.carrier.thread_id
+    meter = trace.meter
+    cpu_ns = meter.read(sight, home_id)
+    if sight.state is not State.ON_THREAD:
+        accounts = Accounts(cpu_ns) if cpu_ns is not None else None
+        _add(trace, at_ns, accounts, sight, READY if sight.state is State.READY else WAITING)
         return None
+    if cpu_ns is None or not sight.flat:
+        _add(trace, at_ns, None, sight, WAITING)
+        return None
+    gauge = meter.gauge(sight, home_id)
     share = trace.computing_share(at_ns, cpu_ns)
-    if tick.lock is not Lock.FREE and stopped_by_force(flat[0], flat[1]):
+    if tick.lock is not Lock.FREE and stopped_by_force(sight.flat[0], sight.flat[1]):
         # Reading the kernel's file lets go of the lock, and getting it back stops the thread once more.
-        delay_ns = gauge.new_delay_ns() if share < NEARLY_ALL else 0
-        _add(trace, at_ns, Accounts(cpu_ns, delay_ns, queued=tick.contended), flat, line, COMPUTING)
+        delay_ns = meter.new_delay_ns(gauge) if share < NEARLY_ALL else 0
+        _add(trace, at_ns, Accounts(cpu_ns, delay_ns, queued=tick.contended), sight, COMPUTING)
         return None
     # Whoever queues for the lock is not ready until its turn comes, and then is although it may have waited before.
     is_ready = None if tick.contended else gauge.is_ready()
-    accounts = Accounts(cpu_ns, gauge.new_delay_ns())
+    accounts = Accounts(cpu_ns, meter.new_delay_ns(gauge))
     if is_ready is not None:
         sample_class = by_state(tick.lock, is_ready=is_ready, computing_share=share)
     elif share >= NEARLY_ALL:
@@ -105,8 +124,8 @@ def _sample_one(recording: Recording, tick: _Tick, stack: tuple[FlatStack, int] 
         # It had no processor when it had got what it waited for, as likely as in the middle of computing.
         accounts, sample_class = Accounts(cpu_ns), WAITING
     if sample_class == UNCLEAR:
-        return _Look(recording, trace, at_ns, accounts, flat, line)
-    _add(trace, at_ns, accounts, flat, line, sample_class)
+        return _Look(recording, trace, gauge, at_ns, accounts, sight)
+    _add(trace, at_ns, accounts, sight, sample_class)
     return None
 
 
@@ -115,7 +134,7 @@ def _look_again(looks: list[_Look], tick: _Tick) -> None:
     start_ns = time.perf_counter_ns()
     before = [_cpu_ns(look) for look in looks]
     switches = voluntary_switches()
-    time.sleep(SECOND_LOOK)
+    native.sleep(SECOND_LOOK)
     lock_was_taken = voluntary_switches() - switches > 1
     elapsed_ns = time.perf_counter_ns() - start_ns
     for look, cpu_ns in zip(looks, before, strict=True):
@@ -123,26 +142,26 @@ def _look_again(looks: list[_Look], tick: _Tick) -> None:
         sample_class = by_second_look(
             tick.lock, advanced_ns=advanced_ns, elapsed_ns=elapsed_ns, lock_was_taken=lock_was_taken
         )
-        _add(look.trace, look.at_ns, look.accounts, look.flat, look.line, sample_class)
+        _add(look.trace, look.at_ns, look.accounts, look.sight, sample_class)
 
 
 def _cpu_ns(look: _Look) -> int:
     try:
-        return look.trace.gauge.cpu_ns() or 0
+        return look.gauge.cpu_ns() or 0
     except ThreadEndedError:
         look.recording.lost = Lost.THREAD_ENDED
         return 0
 
 
-def _add(trace: Trace, at_ns: int, accounts: Accounts | None, flat: FlatStack, line: int, sample_class: int) -> None:
+def _add(trace: Trace, at_ns: int, accounts: Accounts | None, sight: Sight, sample_class: int) -> None:
     if sample_class == LEFT:
         return
     with trace.lock:
         if not trace.closed:
-            trace.add(at_ns, accounts, flat, line, sample_class)
+            trace.add(at_ns, accounts, sight.flat, sight.line, sample_class, held=sight.held)
 
 
-def give_up_reused_threads(late: Iterable[Recording], young: Iterable[Mapping[Span, Carrier]]) -> None:
+def give_up_reused_threads(late: Iterable[Recording], young: Iterable[Mapping[Span, ThreadCarrier | Runner]]) -> None:
     """Stop reading the thread of a request that was never ended when another request has begun on it.
 
     A nested request is of the same trace as the one around it; one of another trace came after it.
@@ -155,14 +174,14 @@ def give_up_reused_threads(late: Iterable[Recording], young: Iterable[Mapping[Sp
     for recording in late:
         trace_id = _trace_id(recording.span())
         if trace_id:  # Else it has ended, and its span is gone.
-            thread_id = recording.carrier.thread_id
-            _give_up(newest.get(thread_id), trace_id)
-            newest[thread_id] = recording
+            key = recording.carrier.key
+            _give_up(newest.get(key), trace_id)
+            newest[key] = recording
     for spans in young:
         for span in list(spans):
-            carrier = spans.get(span)
-            if carrier is not None:
-                _give_up(newest.get(carrier.thread_id), _trace_id(span))
+            runner = spans.get(span)
+            if runner is not None:
+                _give_up(newest.get(key_of(runner)), _trace_id(span))
 
 
 def _give_up(earlier: Recording | None, trace_id: int) -> None:

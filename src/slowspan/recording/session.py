@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from slowspan.recording.profile import SYNTHETIC_FRAMES, Frame
+from slowspan.recording.profile import Frame
+from slowspan.recording.synthetic import SYNTHETIC_FRAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

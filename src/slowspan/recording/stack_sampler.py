@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
-import threading
 import time
 import weakref
 from typing import TYPE_CHECKING
 
+from slowspan import native
 from slowspan.fork import call_after_fork
 from slowspan.recording.budget import Budget
+from slowspan.recording.carriers import notice_new_libraries
 from slowspan.recording.classify import Lock
-from slowspan.recording.gauge import ThreadGauge, voluntary_switches
+from slowspan.recording.gauge import voluntary_switches
+from slowspan.recording.meter import Meter
 from slowspan.recording.recording import Lost
 from slowspan.recording.sampling import give_up_reused_threads, sample
 from slowspan.recording.switching import FineSwitching
@@ -45,6 +47,8 @@ def unavailable() -> str | None:
     gil_enabled = getattr(sys, "_is_gil_enabled", None)
     if gil_enabled is not None and not gil_enabled():
         return "this is a free-threaded interpreter, on which walking another thread's stack is not safe"
+    if native.eventlet_has_replaced_threads():
+        return "eventlet has replaced the threads of this process, and its locks do not work between real ones"
     if not hasattr(sys, "_current_frames"):
         return "this interpreter has no sys._current_frames()"
     return None
@@ -72,9 +76,11 @@ class StackSampler:
     def _reset(self) -> None:
         self.late: dict[Recording, None] = {}
         self.parked: bool = True
-        self._thread: threading.Thread | None = None
-        self._start_lock = threading.Lock()
-        self._bell = threading.Lock()
+        self._thread: native.Thread | None = None
+        # What tells a thread that it is still the one that is to run.
+        self._term: object | None = None
+        self._start_lock = native.allocate_lock()
+        self._bell = native.allocate_lock()
         self._bell.acquire()
         self._tick_number = 0
         self._lock = Lock.FREE
@@ -128,6 +134,7 @@ class StackSampler:
         """
         with self._start_lock:
             thread, self._thread = self._thread, None
+            self._term = None
             self.parked = True
             if thread is not None:
                 self._ring()
@@ -152,7 +159,7 @@ class StackSampler:
         for recording in self.late:
             recording.selected = False
             if recording.trace is not None:
-                recording.trace.gauge.close()
+                recording.trace.meter.close()
         self._reset()
 
     def _apply_limits(self) -> None:
@@ -165,7 +172,8 @@ class StackSampler:
     def _start(self) -> None:
         with self._start_lock:
             if self._thread is None:
-                thread = threading.Thread(target=self._run, name="slowspan-sampler", daemon=True)
+                self._term = term = object()
+                thread = native.make_thread(lambda: self._run(term), "slowspan-sampler")
                 self._thread = thread
                 try:
                     thread.start()
@@ -181,16 +189,16 @@ class StackSampler:
 
     # -- The thread.
 
-    def _run(self) -> None:
-        thread = threading.current_thread()
+    def _run(self, term: object) -> None:
         cpu, clock = time.thread_time_ns(), time.perf_counter_ns()
         self._linger_until_ns = clock + LINGER_NS
         rest_at_ns = clock + REST_NS
-        while self._thread is thread:
+        while self._term is term:
             try:
                 delay_ns = self._tick()
                 if delay_ns is None or clock > rest_at_ns:
                     rest_at_ns = clock + REST_NS
+                    notice_new_libraries()
                     for watcher in list(self._watchers):
                         watcher.on_rest()
             except Exception as error:  # noqa: BLE001 - one bad tick must not end the thread
@@ -286,8 +294,9 @@ class StackSampler:
         recording.origin_ns = time.perf_counter_ns() - (time.time_ns() - recording.start_ns)
         if len(self.late) >= owner.max_recordings:
             recording.lost = Lost.TOO_MANY
-        gauge = ThreadGauge(recording.carrier.native_id)
-        recording.trace = Trace(owner.max_samples, gauge)
+        recording.follower = recording.carrier.follower()
+        meter = Meter(recording.carrier.native_id, shared=recording.follower.shares_thread)
+        recording.trace = Trace(owner.max_samples, meter)
         # Should the span have ended meanwhile, it is forgotten again in this very tick.
         self.late[recording] = None
 
@@ -297,7 +306,7 @@ class StackSampler:
     def _forget(self, recording: Recording) -> None:
         self.late.pop(recording, None)
         if recording.trace is not None:
-            recording.trace.gauge.close()
+            recording.trace.meter.close()
 
     def _prune_late(self, now: int) -> int:
         """Forget what has ended, tell owners how old the rest is; return the smallest stride."""

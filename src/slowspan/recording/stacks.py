@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import re
 import sys
 from array import array
 from typing import TYPE_CHECKING, Any
@@ -62,8 +63,17 @@ def read_stacks(thread_ids: set[int]) -> dict[int, tuple[FlatStack, int]]:
                 line = frame.f_lineno
                 if line is None:
                     line = line_before(frame.f_code, frame.f_lasti)
-                stacks[thread_id] = (_flatten(frame), line)
+                stacks[thread_id] = (flatten(frame), line)
     return stacks
+
+
+def marker(name: str) -> CodeType:
+    """Return a code object that stands in stacks for something that is no code.
+
+    Args:
+        name: As of the synthetic frames of ``profile``.
+    """
+    return compile("", "", "exec").replace(co_name=name, co_firstlineno=0)
 
 
 def place(file: str, line: int, function: str) -> str:
@@ -75,6 +85,20 @@ def place(file: str, line: int, function: str) -> str:
         function: Name of the function.
     """
     return f"{short_name(file)}:{line} {function}"
+
+
+def is_wrapper(file: str) -> bool:
+    """Return whether code only wraps other people's calls, as OpenTelemetry's instrumentations do.
+
+    What such a call takes is told of the line that called it: that is what its reader can change.
+
+    Args:
+        file: Path of any operating system.
+    """
+    return _WRAPPERS.search(file) is not None
+
+
+_WRAPPERS = re.compile(r"[/\\]opentelemetry[/\\]instrumentation[/\\]|[/\\]wrapt[/\\]")
 
 
 def short_name(file: str) -> str:
@@ -92,7 +116,8 @@ def line_before(code: CodeType, offset: int) -> int:
     return line
 
 
-def _flatten(frame: FrameType | None) -> FlatStack:
+def flatten(frame: FrameType | None) -> FlatStack:
+    """Return a stack from its innermost frame on, without keeping any frame."""
     flat: FlatStack = []
     append = flat.append
     while frame is not None:

@@ -10,21 +10,24 @@ belongs to the samples that are there: a thread which was stopped while it compu
 
 from __future__ import annotations
 
-import threading
 from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
-from slowspan.recording.stacks import ROOT, StackTable, place
+from slowspan import native
+from slowspan.recording.stacks import ROOT, StackTable, is_wrapper, line_before, place
+from slowspan.recording.synthetic import HELD_THE_LOOP
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import CodeType
 
-    from slowspan.recording.gauge import ThreadGauge
+    from slowspan.recording.meter import Meter
     from slowspan.recording.stacks import FlatStack
 
 WAITING = 0
 COMPUTING = 1
+READY = 2
+"""Could go on, but others hold the event loop: it waits for its turn."""
 
 HORIZON = 10
 """Gaps over which time is given to a sample of its class; beyond, ten intervals away, it would be a guess."""
@@ -68,6 +71,8 @@ class TraceData(NamedTuple):
     at_ns: array[int]
     wall_ns: array[int]
     cpu_ns: array[int]
+    ready_ns: array[int]
+    """The part of ``wall_ns`` in which the request could have computed."""
     unseen: dict[int, tuple[int, int]]
     """Computing time without samples: wall and CPU time by the innermost node that the samples around it share."""
     before_first_ns: int
@@ -102,26 +107,31 @@ class Trace:
         lock: Guards everything else; held for microseconds, never while other people's code runs.
         closed: Set when the span has ended; no sample is added after that.
         stride: Only every ``stride``-th tick of the sampler is taken; doubles when the trace is full.
-        gauge: The accounts of the request's thread; the sampler's thread reads and closes it.
+        meter: The CPU time of the request; the sampler's thread reads and closes it.
+        ready_ns: Time in which it could have computed, had others not held a processor, the interpreter lock or the
+            event loop.
+        before_first_ns: Time before the first sample.
     """
 
-    def __init__(self, max_samples: int, gauge: ThreadGauge) -> None:
+    def __init__(self, max_samples: int, meter: Meter) -> None:
         # Reentrant: a collection in the middle of the work here can end the very span, on the same thread.
-        self.lock: AbstractContextManager[bool] = threading.RLock()
+        self.lock: AbstractContextManager[bool] = native.RLock()
         self.closed: bool = False
         self.stride: int = 1
         self.sample_count: int = 0
-        self.gauge = gauge
+        self.meter = meter
+        self.ready_ns: int = 0
+        self.before_first_ns: int = 0
         self._full = max_samples
         self._table = StackTable(max_samples * NODES_PER_SAMPLE)
         self._nodes = array("i")
         self._at = array("q")
         self._wall = array("q")
         self._cpu = array("q")
+        self._ready = array("q")
         self._classes = array("b")
         self._sample_leaves = array("i")
         self._unseen: dict[int, tuple[int, int]] = {}
-        self._before_first_ns = 0
         self._last_at_ns = 0
         self._first_cpu_ns: int | None = None
         self._last_cpu_ns: int | None = None
@@ -130,11 +140,13 @@ class Trace:
         self._computing = _Pending()
         # The innermost node that all stacks since the last computing sample share.
         self._anchor = ROOT
-        self._leaves: list[tuple[CodeType, int]] = []
+        self._leaves: list[tuple[CodeType, int, bool]] = []
         self._leaf_indexes: dict[int, int] = {}
         self._leaf_wall: list[int] = []
         self._hot: list[int] = []
         self._places: dict[int, str] = {}
+        # By id(code): the table keeps the code objects.
+        self._wrapping: dict[int, bool] = {}
 
     def cpu_time_ns(self) -> int | None:
         """Return the CPU time of the request's thread from the first sample to the last one or the end, if known."""
@@ -149,7 +161,16 @@ class Trace:
             return 0.0
         return (cpu_ns - self._last_cpu_ns) / wall
 
-    def add(self, at_ns: int, accounts: Accounts | None, flat: FlatStack, line: int, sample_class: int) -> None:
+    def add(
+        self,
+        at_ns: int,
+        accounts: Accounts | None,
+        flat: FlatStack,
+        line: int,
+        sample_class: int,
+        *,
+        held: bool = False,
+    ) -> None:
         """Add one sample. The caller holds ``lock``.
 
         Args:
@@ -157,7 +178,8 @@ class Trace:
             accounts: The thread's accounts, None where there are none.
             flat: The stack, innermost frame first.
             line: Line number of the innermost frame.
-            sample_class: ``COMPUTING`` or ``WAITING``; ``WAITING`` where it cannot be told.
+            sample_class: ``COMPUTING``, ``READY`` or ``WAITING``; ``WAITING`` where it cannot be told.
+            held: Whether the innermost frames are of somebody else, who holds the event loop.
         """
         node = self._table.intern(flat)
         wall, active, cpu = self._gap(at_ns, accounts)
@@ -169,11 +191,11 @@ class Trace:
             self._computing.add(active, cpu, wall)
             self._waiting.add(wall - active, 0, wall)
         else:
-            self._before_first_ns = wall
+            self.before_first_ns = wall
             self._anchor = node
         if node != self._anchor:
             self._anchor = self._table.common_ancestor(self._anchor, node)
-        self._append(node, at_ns, self._leaf(flat, line), sample_class)
+        self._append(node, at_ns, self._leaf(flat, line, held=held), sample_class)
         self._settle(self._computing if sample_class == COMPUTING else self._waiting)
         if sample_class == COMPUTING:
             self._anchor = node
@@ -194,7 +216,7 @@ class Trace:
         """
         self.closed = True
         if not self._nodes:
-            self._before_first_ns = max(duration_ns, 0)
+            self.before_first_ns = max(duration_ns, 0)
             return
         accounts = None if cpu_ns is None else Accounts(cpu_ns)
         wall, active, cpu = self._gap(max(duration_ns, self._last_at_ns), accounts)
@@ -205,16 +227,17 @@ class Trace:
 
     def snapshot(self) -> TraceData:
         """Return what was seen so far; the caller holds ``lock``. A closed trace is not copied: it changes no more."""
-        columns = (self._nodes, self._at, self._wall, self._cpu)
-        nodes, at, wall, cpu = columns if self.closed else (column[:] for column in columns)
+        columns = (self._nodes, self._at, self._wall, self._cpu, self._ready)
+        nodes, at, wall, cpu, ready = columns if self.closed else (column[:] for column in columns)
         return TraceData(
             self._table,
             nodes,
             at,
             wall,
             cpu,
+            ready,
             dict(self._unseen),
-            self._before_first_ns,
+            self.before_first_ns,
             self.sample_count,
         )
 
@@ -241,19 +264,35 @@ class Trace:
         self._at.append(at_ns)
         self._wall.append(0)
         self._cpu.append(0)
+        self._ready.append(0)
         self._classes.append(sample_class)
         self._sample_leaves.append(leaf)
 
-    def _leaf(self, flat: FlatStack, line: int) -> int:
+    def _leaf(self, flat: FlatStack, line: int, *, held: bool) -> int:
         if not flat:
             return -1
-        key = id(flat[0]) << 32 | line  # One integer takes a third of a tuple's memory.
+        if self._wraps(flat[0]):
+            flat, line = self._below_wrappers(flat, line)
+        key = id(flat[0]) << 33 | held << 32 | line  # One integer takes a third of a tuple's memory.
         leaf = self._leaf_indexes.get(key)
         if leaf is None:
             leaf = self._leaf_indexes[key] = len(self._leaves)
-            self._leaves.append((flat[0], line))
+            self._leaves.append((flat[0], line, held))
             self._leaf_wall.append(0)
         return leaf
+
+    def _wraps(self, code: CodeType) -> bool:
+        known = self._wrapping.get(id(code))
+        if known is None:
+            known = self._wrapping[id(code)] = is_wrapper(code.co_filename)
+        return known
+
+    def _below_wrappers(self, flat: FlatStack, line: int) -> tuple[FlatStack, int]:
+        """Return the part of a stack that is not somebody's wrapping, and its innermost line."""
+        for inner in range(2, len(flat), 2):
+            if not self._wraps(flat[inner]):
+                return flat[inner:], line_before(flat[inner], flat[inner + 1])
+        return flat, line
 
     def _settle(self, pending: _Pending) -> None:
         """Give the time of a class to its two nearest samples: the newest one and the one before."""
@@ -271,6 +310,10 @@ class Trace:
     def _give(self, sample: int, wall_ns: int, cpu_ns: int) -> None:
         self._wall[sample] += wall_ns
         self._cpu[sample] += cpu_ns
+        if self._classes[sample] != WAITING:
+            # Time of a class that neither computes nor waits for something outside waits for its turn.
+            self._ready[sample] += wall_ns - cpu_ns
+            self.ready_ns += wall_ns - cpu_ns
         leaf = self._sample_leaves[sample]
         if leaf >= 0:
             self._leaf_wall[leaf] += wall_ns
@@ -279,8 +322,9 @@ class Trace:
 
     def _rank(self, leaf: int) -> None:
         if leaf not in self._places:
-            code, line = self._leaves[leaf]
-            self._places[leaf] = place(code.co_filename, line, code.co_name)
+            code, line, held = self._leaves[leaf]
+            where = place(code.co_filename, line, code.co_name) if code.co_filename else code.co_name
+            self._places[leaf] = f"{where} {HELD_THE_LOOP}" if held else where
         # Own times only grow, and only of one leaf at a time, so a short list of the largest stays exact.
         hot, wall = self._hot, self._leaf_wall
         if len(hot) < HOT_CANDIDATES:
@@ -301,6 +345,7 @@ class Trace:
         else:
             known_wall, known_cpu = self._unseen.get(self._anchor, (0, 0))
             self._unseen[self._anchor] = known_wall + wall, known_cpu + cpu
+            self.ready_ns += wall - cpu
         pending.clear()
         pending.last = -1
         self._anchor = self._nodes[-1]
@@ -328,10 +373,13 @@ class Trace:
 
     def _halve(self) -> None:
         """Keep every second sample of each class, with the other one's time: totals of classes stay exact."""
-        columns = (self._nodes, self._at, self._wall, self._cpu, self._classes, self._sample_leaves)
-        target = [-1, -1]
-        even = [False, False]
+        columns = (self._nodes, self._at, self._wall, self._cpu, self._ready, self._classes, self._sample_leaves)
+        target = [-1, -1, -1]
+        even = [False, False, False]
         size = 0
+        near = [
+            (pending, self._classes[pending.last]) for pending in (self._waiting, self._computing) if pending.last >= 0
+        ]
         for i, sample_class in enumerate(self._classes):
             even[sample_class] = not even[sample_class]
             if even[sample_class]:
@@ -342,9 +390,9 @@ class Trace:
             else:
                 self._wall[target[sample_class]] += self._wall[i]
                 self._cpu[target[sample_class]] += self._cpu[i]
+                self._ready[target[sample_class]] += self._ready[i]
         for column in columns:
             del column[size:]
-        for sample_class, pending in ((WAITING, self._waiting), (COMPUTING, self._computing)):
-            if pending.last >= 0:
-                pending.last = target[sample_class]
+        for pending, sample_class in near:
+            pending.last = target[sample_class]
         self.stride *= 2

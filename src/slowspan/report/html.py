@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from slowspan.recording.session import interactive_view
 from slowspan.redaction import one_line
-from slowspan.report.summary import format_duration, format_share, hot_lines, time_shares
+from slowspan.report.html_spans import spans_section
+from slowspan.report.summary import format_duration, format_share, hot_lines, kind_for_people, time_shares
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,6 +79,7 @@ def render_page(profile: Profile, trace_url: str | None = None) -> str:
             _parameters(profile),
             _notes(profile),
             _hot_lines(profile),
+            spans_section(profile),
             f"<section><h2>Call tree</h2>{view}</section>\n</main>\n",
             "".join(f"<script>{script}</script>\n" for script in scripts),
             "</body>\n</html>\n",
@@ -135,9 +137,11 @@ def _header(profile: Profile) -> str:
     service = " ".join(filter(None, (span.service_name, span.service_version)))
     started = datetime.fromtimestamp(profile.start_time_ns / 1e9, timezone.utc)
     path = f'<p class="path">{_text(span.path)}</p>' if span.path and span.path != where else ""
-    what = "Slow request" if span.kind == "SERVER" else f"Slow {span.kind.lower()} span"
+    what = kind_for_people(profile)
+    if what == "span":
+        what = f"{span.kind.lower()} span"
     return (
-        f'<header><p class="eyebrow"><span>{_text(what)}{" · " + _text(service) if service else ""}</span>'
+        f'<header><p class="eyebrow"><span>Slow {_text(what)}{" · " + _text(service) if service else ""}</span>'
         f'<time datetime="{started.isoformat()}">{started:%Y-%m-%d %H:%M:%S} UTC</time></p>'
         f"<h1>{method}{heading}{badges}</h1>{path}</header>\n"
     )
@@ -157,12 +161,14 @@ def _time(profile: Profile) -> str:
         f"{format_share(share.share)}</span>"
         for share in shares
     )
-    bar = _split_bar(shares[0].share)
+    kinds = {share.name: share.share for share in shares}
+    bar = _split_bar(kinds["computing"], kinds.get("ready to run", 0.0))
     return f'<section class="timing">{figures}<div>{bar}<p class="legend">{legend}</p></div></section>\n'
 
 
-def _split_bar(computing: float) -> str:
-    return f'<div class="split"><i style="width:{computing * 100:.1f}%"></i></div>'
+def _split_bar(computing: float, ready: float) -> str:
+    second = f'<i class="ready" style="width:{ready * 100:.1f}%"></i>' if ready else ""
+    return f'<div class="split"><i style="width:{computing * 100:.1f}%"></i>{second}</div>'
 
 
 def _facts(profile: Profile, trace_url: str | None) -> str:
@@ -222,10 +228,14 @@ def _hot_lines(profile: Profile) -> str:
 def _hot_line(line: HotLine, largest: float, cpu_known: bool) -> str:
     split = ""
     if cpu_known:
-        computing = min(line.cpu_ns / line.wall_ns, 1.0) if line.wall_ns else 0.0
-        waiting = format_duration(max(line.wall_ns - line.cpu_ns, 0))
+        whole = line.wall_ns or 1
+        computing = min(line.cpu_ns / whole, 1.0)
+        ready = min(line.ready_ns / whole, 1.0 - computing)
+        waiting = format_duration(max(line.wall_ns - line.cpu_ns - line.ready_ns, 0))
         title = f"{format_duration(line.cpu_ns)} computing, {waiting} waiting"
-        split = f'<td class="shape" title="{title}">{_split_bar(computing)}</td>'
+        if line.ready_ns:
+            title += f", {format_duration(line.ready_ns)} ready to run"
+        split = f'<td class="shape" title="{title}">{_split_bar(computing, ready)}</td>'
     where, function = "", _text(line.function)
     if not line.synthetic:
         where = f'<code title="{_text(line.file)}">{_text(line.short_file)}:{line.line}</code>'

@@ -15,11 +15,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slowspan import native
 from slowspan.redaction import one_line
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable
+    from subprocess import Popen
 
 TIMEOUT = 30.0
 """Seconds a child may take. A page of 2 000 samples takes less than one on an idle core."""
@@ -107,8 +108,7 @@ class ChildRenderer:
 
     def _run(self, request: bytes) -> bytes:
         # Imported here because it costs 5 ms, and only slow requests need it.
-        import subprocess
-
+        subprocess = native.subprocess_module()
         try:
             process = _start(self._python or find_python())
         except Exception as error:
@@ -161,9 +161,8 @@ def find_python() -> str:
     raise FileNotFoundError(f"{sys.executable!r} is not a Python interpreter")
 
 
-def _start(python: str) -> subprocess.Popen[bytes]:
-    import subprocess
-
+def _start(python: str) -> Popen[bytes]:
+    subprocess = native.subprocess_module()
     options = ["-I", "-S"]
     if sys.dont_write_bytecode:
         options.append("-B")
@@ -173,7 +172,7 @@ def _start(python: str) -> subprocess.Popen[bytes]:
             subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.BELOW_NORMAL_PRIORITY_CLASS
         )
     # Without preexec_fn the child comes from vfork: no copied memory, no fork handlers of the application.
-    return subprocess.Popen(
+    process: Popen[bytes] = subprocess.Popen(
         [python, *options, "-c", _START, *_import_path()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -182,6 +181,7 @@ def _start(python: str) -> subprocess.Popen[bytes]:
         start_new_session=True,  # Ctrl-C in a terminal is not for the child
         creationflags=flags,
     )
+    return process
 
 
 def _import_path() -> list[str]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from slowspan.recording.stacks import ROOT, place, short_name
+from slowspan.recording.stacks import ROOT, is_wrapper, place, short_name
+from slowspan.recording.synthetic import HELD_THE_LOOP, NOT_SAMPLED, WAITING_FOR_LOOP
 from slowspan.redaction import one_line
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class HotLine(NamedTuple):
     wall_ns: int
     cpu_ns: int
     """The part of ``wall_ns`` in which the thread was computing; 0 where no CPU clock exists."""
+    ready_ns: int
+    """The part in which it could have computed, had others not held a processor, the lock or the event loop."""
     file: str
     """Full path; empty for a synthetic entry."""
     short_file: str
@@ -36,6 +39,7 @@ class HotLine(NamedTuple):
     line: int
     """Line number; 0 for a synthetic entry."""
     function: str
+    """With a word on it where the line is another request's, which held the event loop meanwhile."""
     class_name: str | None
     synthetic: bool
     """Whether this is not a line but time of which no sample tells the line."""
@@ -52,20 +56,24 @@ def hot_lines(profile: Profile, limit: int = 5) -> tuple[HotLine, ...]:
         The lines, hottest first. Synthetic entries are among them.
     """
     # Imported here because the application imports this module at its start and profiles only when one is there.
-    from slowspan.recording.profile import NOT_SAMPLED, Frame
+    from slowspan.recording.profile import Frame
 
     no_stack = Frame(NOT_SAMPLED, "", 0, None, False)
     times: dict[tuple[str, int, str], list[int]] = {}
     class_names: dict[tuple[str, int, str], str | None] = {}
+    foreign = _foreign_stacks(profile)
+    callers = _without_wrappers(profile)
     for sample in profile.samples:
-        frame, line = no_stack, 0
+        frame, line, function = no_stack, 0, NOT_SAMPLED
         if sample.stack != ROOT:
-            frame_index, line = profile.locations[profile.stacks[sample.stack].location]
+            frame_index, line = profile.locations[profile.stacks[callers[sample.stack]].location]
             frame = profile.frames[frame_index]
-        key = (frame.file, line, frame.name)
-        time = times.setdefault(key, [0, 0])
+            function = f"{frame.name} {HELD_THE_LOOP}" if foreign[sample.stack] else frame.name
+        key = (frame.file, line, function)
+        time = times.setdefault(key, [0, 0, 0])
         time[0] += sample.wall_ns
         time[1] += sample.cpu_ns
+        time[2] += sample.ready_ns
         class_names.setdefault(key, frame.class_name)
     hottest = sorted(times, key=lambda key: times[key][0], reverse=True)[:limit]
     return tuple(
@@ -73,6 +81,7 @@ def hot_lines(profile: Profile, limit: int = 5) -> tuple[HotLine, ...]:
             share=times[key][0] / profile.duration_ns if profile.duration_ns else 0.0,
             wall_ns=times[key][0],
             cpu_ns=times[key][1],
+            ready_ns=times[key][2],
             file=key[0],
             short_file=short_name(key[0]),
             line=key[1],
@@ -84,27 +93,51 @@ def hot_lines(profile: Profile, limit: int = 5) -> tuple[HotLine, ...]:
     )
 
 
+def _foreign_stacks(profile: Profile) -> list[bool]:
+    """Return of each stack whether its innermost frame belongs to another request, which held the event loop."""
+    foreign: list[bool] = []
+    below: list[bool] = []
+    for parent, location in profile.stacks:
+        inside = parent != ROOT and below[parent]
+        foreign.append(inside)
+        below.append(inside or profile.frames[profile.locations[location].frame].name == WAITING_FOR_LOOP)
+    return foreign
+
+
+def _without_wrappers(profile: Profile) -> list[int]:
+    """Return of each stack the innermost one of its callers that does not only wrap a call."""
+    callers: list[int] = []
+    for index, (parent, location) in enumerate(profile.stacks):
+        wraps = parent != ROOT and is_wrapper(profile.frames[profile.locations[location].frame].file)
+        callers.append(callers[parent] if wraps else index)
+    return callers
+
+
 class TimeShare(NamedTuple):
     """One kind of a request's time."""
 
     name: str
-    """``computing``, ``waiting`` or ``not known``."""
+    """``computing``, ``waiting``, ``ready to run`` (but others held what it needs) or ``not known``."""
     time_ns: int
     share: float
     """Part of the request's duration, 0 to 1."""
 
 
 def time_shares(profile: Profile) -> list[TimeShare]:
-    """Split a request's duration into computing, waiting and what is not known.
+    """Split a request's duration into computing, waiting, ready to run, and what is not known.
 
     Returns:
-        The kinds that there are; none where no CPU time is known.
+        The kinds that there are, which add up to the duration; none where no CPU time is known.
     """
     if profile.cpu_time_ns is None or not profile.duration_ns:
         return []
     unknown_ns = min(profile.unknown_ns, profile.duration_ns)
     computing_ns = min(profile.cpu_time_ns, profile.duration_ns - unknown_ns)
-    kinds = [("computing", computing_ns), ("waiting", profile.duration_ns - unknown_ns - computing_ns)]
+    rest_ns = profile.duration_ns - unknown_ns - computing_ns
+    ready_ns = min(sum(sample.ready_ns for sample in profile.samples), rest_ns)
+    kinds = [("computing", computing_ns), ("waiting", rest_ns - ready_ns)]
+    if ready_ns:
+        kinds.append(("ready to run", ready_ns))
     if unknown_ns:
         kinds.append(("not known", unknown_ns))
     return [TimeShare(name, time_ns, time_ns / profile.duration_ns) for name, time_ns in kinds]
@@ -142,7 +175,7 @@ def summarize(profile: Profile, hot_lines: tuple[HotLine, ...]) -> str:
     Returns:
         ``slow request GET /orders/<id> 1.42 s > 1 s · 71 % pricing.py:41``, without control characters.
     """
-    what = "request" if profile.span.kind == "SERVER" else "span"
+    what = kind_for_people(profile)
     duration = format_duration(profile.duration_ns)
     if profile.running:
         duration = f"still running after {duration}"
@@ -153,6 +186,11 @@ def summarize(profile: Profile, hot_lines: tuple[HotLine, ...]) -> str:
         where = hottest.function if hottest.synthetic else f"{hottest.short_file}:{hottest.line}"
         text += f" · {format_share(hottest.share)} {one_line(where, ENDPOINT_LIMIT)}"
     return text
+
+
+def kind_for_people(profile: Profile) -> str:
+    """Return what was slow: a ``request``, a ``function`` (of ``slowspan.profile``), or a ``span`` of another kind."""
+    return {"SERVER": "request", "INTERNAL": "function"}.get(profile.span.kind, "span")
 
 
 def format_duration(duration_ns: int) -> str:

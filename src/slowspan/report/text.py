@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from slowspan.redaction import one_line
 from slowspan.report.summary import describe, format_duration, format_share, hot_lines, summarize, time_shares
+from slowspan.report.text_spans import span_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +40,7 @@ def render_text(profile: Profile, width: int | None = None) -> str:
         Lines of printable text, with a line end after the last.
     """
     width = width or WIDEST
-    lines = [*_facts(profile, width), "", *_hot_lines(profile), *_call_tree(profile, width)]
+    lines = [*_facts(profile, width), "", *_hot_lines(profile), *span_lines(profile), *_call_tree(profile, width)]
     return "".join(one_line(line, width).rstrip() + "\n" for line in lines)
 
 

@@ -1,0 +1,158 @@
+"""The three ways to find a request at every look: on its thread, in its asyncio task, in its greenlet."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from slowspan.recording import handoffs
+from slowspan.recording.sight import CarrierGoneError, Sight, State
+from slowspan.recording.stacks import MAX_DEPTH, flatten, marker
+from slowspan.recording.synthetic import WAITING_FOR_LOOP
+from slowspan.recording.walk import Memory, Walk, line_of
+
+if TYPE_CHECKING:
+    import weakref
+    from collections.abc import Mapping
+    from types import CodeType, FrameType
+
+    from slowspan.recording.stacks import FlatStack
+
+_WAITING_FOR_LOOP = marker(WAITING_FOR_LOOP)
+
+
+class ThreadFollower:
+    """Finds a request on its own thread, or where that waits for another thread's work."""
+
+    shares_thread = False
+
+    def __init__(self, thread_id: int) -> None:
+        self._thread_id = thread_id
+        self._memory = Memory()
+
+    def look(self, frames: Mapping[int, FrameType]) -> Sight | None:
+        """Read the stack, as of ``Follower.look``."""
+        frame = frames.get(self._thread_id)
+        if frame is None:
+            raise CarrierGoneError
+        if not _waits_for_a_thread(frame):
+            return Sight(flatten(frame), line_of(frame), State.ON_THREAD, self._thread_id)
+        self._memory.turn += 1
+        walk = Walk(frames, self._memory, self._thread_id)
+        return sight_of(walk, walk.follow_thread(self._thread_id))
+
+
+class TaskFollower:
+    """Finds a request in its asyncio task: running, suspended, or ready while the loop runs something else."""
+
+    shares_thread = True
+
+    def __init__(self, task: weakref.ref[Any], thread_id: int) -> None:
+        self._task = task
+        self._thread_id = thread_id
+        self._memory = Memory()
+
+    def look(self, frames: Mapping[int, FrameType]) -> Sight | None:
+        """Read the stack, as of ``Follower.look``."""
+        task = self._task()
+        if task is None or task.done():
+            raise CarrierGoneError
+        self._memory.turn += 1
+        walk = Walk(frames, self._memory, self._thread_id)
+        state = walk.follow_task(task)
+        if state is State.ON_THREAD and walk.thread_id == self._thread_id:
+            return sight_of(walk, state)
+        holder = self._holder(task, frames)
+        if state is State.READY:
+            walk.path.append((_WAITING_FOR_LOOP, 0))
+            walk.line = 0
+            if holder:
+                walk.path += reversed(holder)
+                walk.line = line_of(frames[self._thread_id])
+        return sight_of(walk, state, held=state is State.READY and bool(holder), loop_is_busy=bool(holder))
+
+    def _holder(self, task: Any, frames: Mapping[int, FrameType]) -> list[tuple[CodeType, int]]:
+        """Return the frames of what the event loop runs at this instant, innermost first; none when it waits."""
+        # The loop's own module is there, since the task is.
+        current = sys.modules["asyncio"].current_task(task.get_loop())
+        outermost = getattr(current.get_coro(), "cr_frame", None) if current is not None else None
+        above: list[tuple[CodeType, int]] = []
+        frame = frames.get(self._thread_id)
+        while frame is not None:
+            if current is None and handoffs.is_boundary(frame):
+                return above  # A callback that is no task.
+            above.append((frame.f_code, frame.f_lasti))
+            if frame is outermost:
+                return above
+            frame = frame.f_back
+        return []
+
+
+class GreenletFollower:
+    """Finds a request in its greenlet, running or switched away."""
+
+    shares_thread = True
+
+    def __init__(self, greenlet: weakref.ref[Any], thread_id: int) -> None:
+        self._greenlet = greenlet
+        self._thread_id = thread_id
+        self._place: tuple[int, ...] = ()
+
+    def look(self, frames: Mapping[int, FrameType]) -> Sight | None:
+        """Read the stack, as of ``Follower.look``."""
+        greenlet = self._greenlet()
+        if greenlet is None or greenlet.dead:
+            raise CarrierGoneError
+        frame = greenlet.gr_frame
+        if frame is None:
+            frame = frames.get(self._thread_id)
+            if frame is None:
+                raise CarrierGoneError
+            self._place = ()
+            return Sight(flatten(frame), line_of(frame), State.ON_THREAD, self._thread_id)
+        # A frame's address says nothing for sure, but a greenlet that has run stands in a new one as a rule.
+        place, self._place = self._place, (id(frame), frame.f_lasti)
+        return Sight(
+            flatten(frame),
+            line_of(frame),
+            State.SUSPENDED,
+            moved=self._place != place,
+            loop_is_busy=_runs_greenlet(frames.get(self._thread_id)),
+        )
+
+
+def _runs_greenlet(frame: FrameType | None) -> bool:
+    """Return whether a thread runs a greenlet, rather than the hub that waits for something to do."""
+    while frame is not None:
+        if frame.f_back is None:
+            # The hub itself is compiled: the first frame that is seen is its method's.
+            return frame.f_globals.get("__name__") not in {"gevent.hub", "gevent._gevent_c_hub_primitives"}
+        frame = frame.f_back
+    return False
+
+
+_NEAR = 4
+"""Innermost frames among which a wait for another thread is looked for: the wait, and what it calls in turn."""
+
+
+def _waits_for_a_thread(frame: FrameType | None) -> bool:
+    """Tell cheaply whether a thread may wait for another one: hardly ever."""
+    for _ in range(_NEAR):
+        if frame is None:
+            return False
+        if frame.f_code.co_name in handoffs.BLOCKED:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def sight_of(walk: Walk, state: State | None, *, held: bool = False, loop_is_busy: bool = False) -> Sight | None:
+    """Return what a walk has found; None for a state of None."""
+    if state is None:
+        return None
+    flat: FlatStack = []
+    for code, offset in reversed(walk.path[:MAX_DEPTH]):
+        flat.append(code)
+        flat.append(offset)
+    thread_id = walk.thread_id if state is State.ON_THREAD else 0
+    return Sight(flat, walk.line, state, thread_id, walk.moved, held, loop_is_busy)

@@ -1,0 +1,220 @@
+"""Where known libraries hand a request's work on: to child tasks, and to other threads.
+
+To show the work behind a new library's wait, add its function to one of the two tables below. A function is known by
+its module and name; one local variable of it tells where the work is. Nobody else's variables are read, since that
+can keep them alive.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import FrameType
+
+
+class Onward(NamedTuple):
+    """Where the work behind a suspended frame is: one of three."""
+
+    futures: Sequence[Any] = ()
+    thread_id: int = 0
+    is_due: bool = False
+    """Whether the frame waits for a time that has come, although the event loop has not noticed."""
+
+
+def from_suspended(frame: FrameType) -> Onward | None:
+    """Return what a suspended frame of a known function really waits for.
+
+    Args:
+        frame: A frame of a suspended coroutine, of a name in ``SUSPENDED``.
+
+    Returns:
+        Where to go on; None when it waits for what it awaits.
+    """
+    module = frame.f_globals.get("__name__")
+    for known_module, read in SUSPENDED[frame.f_code.co_name]:
+        if module == known_module:
+            onward = read(frame.f_locals)
+            if onward is not None and (onward.is_due or onward.thread_id or onward.futures):
+                return onward
+    return None
+
+
+def from_blocked(frame: FrameType) -> Any:
+    """Return what a thread waits for that stands in a frame of a known function.
+
+    Args:
+        frame: A frame near the top of a running thread's stack.
+
+    Returns:
+        A coroutine or a ``concurrent.futures.Future``; None for any other frame.
+    """
+    read = BLOCKED.get(frame.f_code.co_name)
+    return read(frame) if read is not None else None
+
+
+def is_boundary(frame: FrameType) -> bool:
+    """Return whether a frame is the one in which a pool's thread takes up work: what is below serves all requests."""
+    known = _BOUNDARIES.get(frame.f_code.co_name)
+    return known is not None and frame.f_globals.get("__name__") in known
+
+
+def children_of(future: Any) -> list[Any] | None:
+    """Return the futures for which ``asyncio.gather`` or ``asyncio.shield`` stands."""
+    children = getattr(future, "_children", None)
+    if children:
+        return list(children)
+    inner = _from_callbacks(future, "inner")
+    return [inner] if inner is not None else None
+
+
+def worker_of(future: Any) -> Any:
+    """Return the ``concurrent.futures.Future`` that an asyncio future mirrors, or None."""
+    return _from_callbacks(future, "source")
+
+
+def waiter_of(future: Any) -> Any:
+    """Return the asyncio task that waits for a ``concurrent.futures.Future``, or None."""
+    for _ in range(_MAX_MIRRORS):
+        task = _waiting_task(future)
+        if task is not None:
+            return task
+        future = _from_callbacks(future, "destination", "outer")
+        if future is None:
+            return None
+    return None
+
+
+def thread_working_on(future: Any, frames: Mapping[int, FrameType]) -> int:
+    """Return the thread of a pool that works for a ``concurrent.futures.Future``, or 0."""
+    for thread_id, top in frames.items():
+        frame: FrameType | None = top
+        while frame is not None:
+            if is_work_item(frame) and getattr(frame.f_locals.get("self"), "future", None) is future:
+                return thread_id
+            frame = frame.f_back
+    return 0
+
+
+def is_bridged_here() -> bool:
+    """Return whether asgiref has (or has had) the calling thread work for an event loop."""
+    bridge = getattr(sys.modules["asgiref.sync"], "SyncToAsync", None)
+    return getattr(getattr(bridge, "threadlocal", None), "main_event_loop", None) is not None
+
+
+def work_of_this_thread() -> Any:
+    """Return the ``concurrent.futures.Future`` for which the calling thread works, or None."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if is_work_item(frame):
+            return getattr(frame.f_locals.get("self"), "future", None)
+        frame = frame.f_back
+    return None
+
+
+_MAX_MIRRORS = 4
+"""Futures that stand for one another: asgiref shields what mirrors a thread's future."""
+
+_WORK_ITEMS = ("concurrent.futures.thread", "asgiref.current_thread_executor")
+
+_BOUNDARIES: Mapping[str, tuple[str, ...]] = {
+    "run": (*_WORK_ITEMS, "anyio._backends._asyncio"),
+    "_run": ("asyncio.events",),
+}
+
+
+def is_work_item(frame: FrameType) -> bool:
+    """Return whether a frame is the one in which a thread of a pool does one piece of work."""
+    return frame.f_code.co_name == "run" and frame.f_globals.get("__name__") in _WORK_ITEMS
+
+
+def _from_callbacks(future: Any, *names: str) -> Any:
+    """Return a variable of the function that is called when a future is done: asyncio keeps such links nowhere else."""
+    callbacks = getattr(future, "_callbacks", None) or getattr(future, "_done_callbacks", None) or ()
+    for callback in list(callbacks)[:_MAX_MIRRORS]:
+        function = callback[0] if isinstance(callback, tuple) else callback
+        code = getattr(function, "__code__", None)
+        if code is None or getattr(function, "__module__", None) not in {"asyncio.futures", "asyncio.tasks"}:
+            continue
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
+            if name in names:
+                return cell.cell_contents
+    return None
+
+
+def _waiting_task(future: Any) -> Any:
+    for callback in list(getattr(future, "_callbacks", None) or ())[:_MAX_MIRRORS]:
+        owner = getattr(callback[0], "__self__", None)
+        if hasattr(owner, "get_coro"):
+            return owner
+    return None
+
+
+def _group(names: Mapping[str, Any], name: str = "self") -> Onward:
+    return Onward(futures=list(getattr(names.get(name), "_tasks", None) or ()))
+
+
+def _streaming(names: Mapping[str, Any]) -> Onward:
+    # A response is streamed by a child task, while the task itself waits for the client to go away.
+    return _group(names, "task_group")
+
+
+def _response_streaming(names: Mapping[str, Any]) -> Onward | None:
+    # Until there is a response the middleware's own function runs.
+    return _group(names, "task_group") if "response" in names else None
+
+
+def _timer(names: Mapping[str, Any]) -> Onward | None:
+    handle = names.get("h")
+    return Onward(is_due=handle.when() <= time.monotonic()) if handle is not None else None
+
+
+def _waited_for(names: Mapping[str, Any]) -> Onward | None:
+    future = names.get("fut")
+    return Onward(futures=[future]) if hasattr(future, "done") else None
+
+
+def _worker_thread(names: Mapping[str, Any]) -> Onward | None:
+    worker, future = names.get("worker"), names.get("future")
+    if worker is None or future is None or future.done():
+        return None
+    if not worker.queue.unfinished_tasks:
+        return Onward(is_due=True)  # The thread is done, but the event loop has not taken the result.
+    return Onward(thread_id=worker.ident or 0)
+
+
+SUSPENDED: Mapping[str, Sequence[tuple[str, Callable[[Mapping[str, Any]], Onward | None]]]] = {
+    "sleep": [("asyncio.tasks", _timer)],
+    "_wait": [("asyncio.tasks", lambda names: Onward(futures=list(names.get("fs") or ())))],
+    "wait_for": [("asyncio.tasks", _waited_for)],
+    "__aexit__": [("asyncio.taskgroups", _group), ("anyio._backends._asyncio", _group)],
+    "__call__": [("starlette.responses", _streaming), ("starlette.middleware.base", _response_streaming)],
+    "call_next": [("starlette.middleware.base", lambda names: _group(names, "task_group"))],
+    "run_sync_in_worker_thread": [("anyio._backends._asyncio", _worker_thread)],
+}
+"""Functions in which a task waits for something else than what it awaits: name, module, what to read."""
+
+
+def _awaited_by_asgiref(frame: FrameType) -> Any:
+    # What it runs meanwhile on behalf of the coroutine is above this frame, and then it does not wait.
+    caller = frame.f_back
+    if frame.f_globals.get("__name__") != "asgiref.current_thread_executor" or caller is None:
+        return None
+    return caller.f_locals.get("awaitable") if caller.f_globals.get("__name__") == "asgiref.sync" else None
+
+
+def _awaited_result(frame: FrameType) -> Any:
+    if frame.f_globals.get("__name__") != "concurrent.futures._base":
+        return None
+    future = frame.f_locals.get("self")
+    return None if future is None or future.done() else future
+
+
+BLOCKED: Mapping[str, Callable[[FrameType], Any]] = {
+    "run_until_future": _awaited_by_asgiref,
+    "result": _awaited_result,
+}
+"""Functions in which a thread waits for another: by name."""

@@ -1,0 +1,331 @@
+"""Requests in asyncio tasks: their own frames, running or suspended, wherever their work goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import uvloop
+from opentelemetry.trace import SpanKind
+
+from slowspan.recording.synthetic import BEFORE_FIRST_SAMPLE, HELD_THE_LOOP, WAITING_FOR_LOOP
+from slowspan.report.summary import hot_lines, time_shares
+from watched import Watched, compute_here, functions, watched
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from slowspan import Profile
+
+LONG = 0.3
+"""Seconds that are told apart from others' in a share of the time, on a busy machine too."""
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
+    """Return what runs a coroutine in a new event loop of each kind."""
+
+    def run_in_loop(coroutine: Any) -> Any:
+        loop = uvloop.new_event_loop() if request.param == "uvloop" else asyncio.new_event_loop()
+        try:
+            return loop.run_until_complete(coroutine)
+        finally:
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.close()
+
+    return run_in_loop
+
+
+@pytest.fixture
+def shop() -> Iterator[Watched]:
+    """Watch a provider."""
+    with watched() as shop:
+        yield shop
+
+
+async def handle(shop: Watched, work: Callable[[], Awaitable[object]], name: str = "GET /") -> None:
+    """Serve a request in the task that runs this."""
+    with shop.provider.get_tracer("test").start_as_current_span(name, kind=SpanKind.SERVER):
+        await work()
+
+
+def paths(profile: Profile) -> dict[tuple[str, ...], float]:
+    """Return the stacks as function names, root first, with their seconds."""
+    seconds: dict[tuple[str, ...], float] = {}
+    for sample in profile.samples:
+        path = tuple(frame.name for frame, _ in profile.stack_frames(sample.stack))
+        seconds[path] = seconds.get(path, 0.0) + sample.wall_ns / 1e9
+    return seconds
+
+
+def seconds_below(profile: Profile, *names: str) -> float:
+    """Return the seconds of all stacks in which the functions stand in this order."""
+    total = 0.0
+    for path, seconds in paths(profile).items():
+        rest = iter(path)
+        total += seconds if all(name in rest for name in names) else 0.0
+    return total
+
+
+async def nap(seconds: float = LONG) -> None:
+    """Wait."""
+    await asyncio.sleep(seconds)
+
+
+async def stuck_on_lock() -> None:
+    """Wait for a lock that is let go of later."""
+    lock = asyncio.Lock()
+    await lock.acquire()
+    asyncio.get_running_loop().call_later(LONG, lock.release)
+    await lock.acquire()
+
+
+async def numbers() -> AsyncIterator[int]:
+    """Yield something after a while."""
+    await nap()
+    yield 1
+
+
+async def over_generator() -> None:
+    """Wait for an asynchronous generator."""
+    async for _ in numbers():
+        pass
+
+
+async def with_gather() -> None:
+    """Wait for children, of which one goes on longer."""
+    await asyncio.gather(nap(0.05), nap())
+
+
+async def with_wait() -> None:
+    """Wait for children."""
+    await asyncio.wait([asyncio.ensure_future(nap())])
+
+
+async def with_wait_for() -> None:
+    """Wait for a child with a time limit."""
+    await asyncio.wait_for(nap(), 30)
+
+
+async def with_shield() -> None:
+    """Wait for a child that is protected from cancelling."""
+    await asyncio.shield(nap())
+
+
+async def with_task() -> None:
+    """Wait for a child."""
+    await asyncio.create_task(nap())
+
+
+@pytest.mark.parametrize(
+    ("work", "chain"),
+    [
+        (nap, ("handle", "nap", "sleep")),
+        (stuck_on_lock, ("handle", "stuck_on_lock", "acquire")),
+        (over_generator, ("handle", "over_generator", "numbers", "nap", "sleep")),
+        (with_gather, ("handle", "with_gather", "nap", "sleep")),
+        (with_wait, ("handle", "with_wait", "wait", "_wait", "nap", "sleep")),
+        (with_wait_for, ("handle", "with_wait_for", "wait_for", "nap", "sleep")),
+        (with_shield, ("handle", "with_shield", "nap", "sleep")),
+        (with_task, ("handle", "with_task", "nap", "sleep")),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_suspended_task_shows_its_awaits(
+    run: Callable[[Any], Any], shop: Watched, work: Callable[[], Awaitable[object]], chain: tuple[str, ...]
+) -> None:
+    """A suspended task shows the awaits down to what it waits for, through child tasks, and nobody else's."""
+
+    async def both() -> None:
+        await asyncio.gather(handle(shop, work), busy_elsewhere())
+
+    async def busy_elsewhere() -> None:
+        for _ in range(20):
+            time.sleep(0.001)
+            await asyncio.sleep(0.01)
+
+    run(both())
+    profile = shop.profile()
+    assert seconds_below(profile, *chain) > LONG / 2
+    assert "busy_elsewhere" not in {name for path in paths(profile) for name in path if WAITING_FOR_LOOP not in path}
+    assert (profile.cpu_time_ns or 0) < LONG / 3 * 1e9
+
+
+@pytest.mark.skipif("not hasattr(__import__('asyncio'), 'TaskGroup')", reason="asyncio has no task groups yet")
+def test_task_group_shows_its_children(run: Callable[[Any], Any], shop: Watched) -> None:
+    """A task that waits for a task group shows what the group's tasks wait for."""
+
+    async def with_group() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(nap())
+
+    run(handle(shop, with_group))
+    assert seconds_below(shop.profile(), "handle", "with_group", "nap", "sleep") > LONG / 2
+
+
+def test_running_task_shows_what_computes(run: Callable[[Any], Any], shop: Watched) -> None:
+    """A task that computes shows its running frames and its computing time, and nothing of the loop around it."""
+
+    async def compute() -> None:
+        compute_here(LONG)
+
+    run(handle(shop, compute))
+    profile = shop.profile()
+    assert seconds_below(profile, "handle", "compute", "compute_here") > LONG / 2
+    assert not {"run_forever", "_run_once", "run_in_loop"} & set(functions(profile))
+    assert {share.name: share.share for share in time_shares(profile)}["computing"] > 0.3
+
+
+def hold_the_loop() -> None:
+    """Block the event loop."""
+    time.sleep(LONG)
+
+
+def test_who_holds_the_loop_is_named(run: Callable[[Any], Any], shop: Watched) -> None:
+    """While another task blocks the loop, a task that could go on waits for the loop, and the report says for whom."""
+
+    async def steps() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+
+    async def rude() -> None:
+        await asyncio.sleep(0.1)
+        hold_the_loop()
+
+    async def both() -> None:
+        await asyncio.gather(handle(shop, steps), rude())
+
+    run(both())
+    profile = shop.profile()
+    assert seconds_below(profile, "steps", "sleep", WAITING_FOR_LOOP, "rude", "hold_the_loop") > LONG / 2
+    assert seconds_below(profile, "hold_the_loop") == seconds_below(profile, WAITING_FOR_LOOP, "hold_the_loop")
+    shares = {share.name: share.share for share in time_shares(profile)}
+    assert shares["ready to run"] > 0.3
+    assert sum(shares.values()) == pytest.approx(1)
+    (line,) = [line for line in hot_lines(profile) if line.function.startswith("hold_the_loop")]
+    assert line.function == f"hold_the_loop {HELD_THE_LOOP}"
+    attributes = shop.attributes()
+    assert any("hold_the_loop [held the event loop]" in text for text in attributes["slowspan.hot_frames"])
+    before = profile.samples[0].wall_ns / 1e9
+    names = ("slowspan.cpu_time", "slowspan.waiting_time", "slowspan.ready_time")
+    assert sum(attributes[name] for name in names) == pytest.approx(profile.duration_ns / 1e9 - before, abs=0.02)
+
+
+def test_wait_for_something_that_takes_long_is_no_wait_for_the_loop(run: Callable[[Any], Any], shop: Watched) -> None:
+    """A task that would have waited anyway is not said to wait for the loop, although another one holds it."""
+
+    async def rude() -> None:
+        await asyncio.sleep(0.1)
+        hold_the_loop()
+
+    async def both() -> None:
+        await asyncio.gather(handle(shop, lambda: nap(0.6)), rude())
+
+    run(both())
+    profile = shop.profile()
+    assert "hold_the_loop" not in functions(profile)
+    assert seconds_below(profile, "nap", "sleep") > 0.4
+
+
+def test_many_requests_at_once_are_told_apart(run: Callable[[Any], Any], shop: Watched) -> None:
+    """Of many requests in one loop each has its own frames, and none another's."""
+
+    def waiter(name: str) -> Callable[[], Awaitable[None]]:
+        scope: dict[str, Any] = {"asyncio": asyncio}
+        exec(f"async def {name}():\n    await asyncio.sleep({LONG})", scope)
+        work: Callable[[], Awaitable[None]] = scope[name]
+        return work
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*[handle(shop, waiter(f"wait_{number}"), f"GET /{number}") for number in range(20)])
+
+    run(all_of_them())
+    profiles = shop.profiles()
+    assert len(profiles) == 20
+    for profile in profiles:
+        number = profile.span.name.removeprefix("GET /")
+        assert {name for name in functions(profile) if name.startswith("wait_")} == {f"wait_{number}"}
+
+
+def test_work_in_a_thread_is_followed(run: Callable[[Any], Any], shop: Watched) -> None:
+    """A task that waits for a function in a thread shows the function, with its computing time."""
+
+    async def in_threads() -> None:
+        await asyncio.to_thread(compute_here, LONG)
+        with ThreadPoolExecutor(1) as pool:
+            await asyncio.get_running_loop().run_in_executor(pool, time.sleep, LONG)
+
+    async def both() -> None:
+        await asyncio.gather(handle(shop, in_threads), asyncio.to_thread(wait_in_thread))
+
+    run(both())
+    profile = shop.profile()
+    assert seconds_below(profile, "handle", "in_threads", "compute_here") > LONG / 2
+    assert "wait_in_thread" not in functions(profile)
+    shares = {share.name: share.share for share in time_shares(profile)}
+    assert 0.2 < shares["computing"] < 0.8
+
+
+def wait_in_thread() -> None:
+    """Wait in a thread of the pool."""
+    time.sleep(LONG)
+
+
+def test_task_that_has_ended_is_no_longer_read(run: Callable[[Any], Any], shop: Watched) -> None:
+    """A span that outlives its task has a report that says so."""
+
+    async def serve() -> Any:
+        return shop.start()
+
+    async def both() -> None:
+        span = await asyncio.create_task(serve())
+        await nap()
+        span.end()
+
+    run(both())
+    profile = shop.profile()
+    assert len(profile.notes) >= 1
+    assert "nap" not in functions(profile)
+
+
+def test_span_that_ends_in_another_task(run: Callable[[Any], Any], shop: Watched) -> None:
+    """A span that a child task ends has the frames of the task in which it started."""
+
+    async def serve() -> None:
+        span = shop.start()
+
+        async def finish() -> None:
+            await nap()
+            span.end()
+
+        await asyncio.create_task(finish())
+
+    run(serve())
+    assert seconds_below(shop.profile(), "serve", "finish", "nap", "sleep") > LONG / 2
+
+
+def test_loop_of_another_thread_than_the_main_one(run: Callable[[Any], Any], shop: Watched) -> None:
+    """Tasks of an event loop in a thread of its own are read as well."""
+    thread = threading.Thread(target=lambda: run(handle(shop, nap)))
+    thread.start()
+    thread.join()
+    assert seconds_below(shop.profile(), "nap", "sleep") > LONG / 2
+
+
+def test_profile_starts_with_the_task(run: Callable[[Any], Any], shop: Watched) -> None:
+    """A task's profile has the time before its first sample, adds up, and is linked while the task is suspended."""
+
+    async def serve() -> None:
+        span = shop.start()
+        while "slowspan.profile.id" not in (span.attributes or {}):
+            await asyncio.sleep(0.01)
+        span.end()
+
+    run(serve())
+    profile = shop.profile()
+    assert sum(sample.wall_ns for sample in profile.samples) == profile.duration_ns
+    assert BEFORE_FIRST_SAMPLE in functions(profile)
