@@ -26,6 +26,10 @@ from bench.figures import (
 
 BENCHMARKS = {
     "fast": "fast_request",
+    "functions": "function_call",
+    "asyncio": "uvicorn_request",
+    "gevent": "gevent_request",
+    "unsampled": "unsampled",
     "import": "imports",
     "end": "end_of_request",
     "latency": "latency",
@@ -33,10 +37,11 @@ BENCHMARKS = {
     "channels": "channels",
     "memory": "memory",
     "truth": "truth",
+    "servers": "server_truth",
 }
 """Modules by name. Each has ``measure(options: Options) -> Iterator[Figure]``."""
 
-WITHOUT_HANDICAP = ("truth",)
+WITHOUT_HANDICAP = ("truth", "servers")
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from opentelemetry.sdk.trace import Span
 
 from bench.call_tree import Path, call, random_path
-from slowspan.recording.gauge import ThreadGauge
+from slowspan.recording.meter import Meter
 from slowspan.recording.trace import COMPUTING, WAITING, Accounts, Trace
 
 PLACES = 40
@@ -31,9 +31,9 @@ def filled_trace(samples: int, depth: int, seconds: float, *, seed: int = 0, max
     rng = random.Random(seed)
     outer = random_path(depth - depth // 2, rng)
     stacks = [_stack(outer + random_path(depth // 2, rng)) for _ in range(PLACES)]
-    gauge = ThreadGauge(threading.get_native_id())
-    gauge.close()
-    trace = Trace(max_samples, gauge)
+    meter = Meter(threading.get_native_id(), shared=False)
+    meter.close()
+    trace = Trace(max_samples, meter)
     step = int(seconds * 1e9 / samples)
     cpu = 0
     for number in range(1, samples + 1):

@@ -27,9 +27,9 @@ class _Handicapped(SlowSpanProcessor):
 
 
 class _HandicappedDefault(_Handicapped):
-    def _resolve(self, finished: Any) -> Any:
+    def _resolve(self, finished: Any, facts: Any) -> Any:
         _burn(0.1)
-        return super()._resolve(finished)
+        return super()._resolve(finished, facts)
 
 
 class _HandicappedSilent(_Handicapped):

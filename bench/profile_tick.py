@@ -35,7 +35,7 @@ from opentelemetry.trace import SpanKind
 
 from bench.call_tree import call, random_path
 from slowspan.processor import SlowSpanProcessor
-from slowspan.recording import gauge, sampling, stack_sampler, stacks, switching, trace
+from slowspan.recording import gauge, meter, sampling, stack_sampler, stacks, switching, trace
 
 TICKS = 150
 REAL_SECONDS = 2.0
@@ -46,12 +46,12 @@ PARTS: list[tuple[Any, str]] = [
     (stack_sampler.StackSampler, "_prune_late"),
     (switching.FineSwitching, "update"),
     (stack_sampler, "sample"),
-    (sampling, "read_stacks"),
-    (stacks, "_flatten"),
+    (sampling, "_look"),
+    (stacks, "flatten"),
     (sampling, "_sample_one"),
     (gauge.ThreadGauge, "cpu_ns"),
     (gauge.ThreadGauge, "is_ready"),
-    (gauge.ThreadGauge, "new_delay_ns"),
+    (gauge.ThreadGauge, "delay_ns"),
     (sampling, "stopped_by_force"),
     (sampling, "_look_again"),
     (sampling, "_add"),
@@ -166,8 +166,10 @@ def stop_thread() -> None:
     recordings = list(sampler.late)
     sampler.stop()
     for recording in recordings:
-        reader = gauge.ThreadGauge(recording.carrier.native_id)
-        recording.trace = trace.Trace(recording.owner.max_samples, reader)
+        recording.trace = trace.Trace(
+            recording.owner.max_samples,
+            meter.Meter(recording.carrier.native_id, shared=recording.follower.shares_thread),
+        )
         sampler.late[recording] = None
 
 

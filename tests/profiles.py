@@ -5,18 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from slowspan.recording.profile import (
-    BEFORE_FIRST_SAMPLE,
-    COMPUTED_NOT_SEEN,
-    Frame,
-    Location,
-    ProcessFacts,
-    Profile,
-    Sample,
-    SpanFacts,
-    Stack,
-)
+from slowspan.recording.profile import ChildSpan, Frame, Location, ProcessFacts, Profile, Sample, SpanFacts, Stack
 from slowspan.recording.stacks import ROOT
+from slowspan.recording.synthetic import BEFORE_FIRST_SAMPLE, COMPUTED_NOT_SEEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -97,6 +88,23 @@ def make_span(**changes: Any) -> SpanFacts:
         service_version="1.4.0",
     )
     return replace(facts, **changes)
+
+
+def make_spans(**changes: Any) -> tuple[ChildSpan, ...]:
+    """Return the spans inside that request: an HTTP call that failed, and a template that asks a query six times."""
+    query = (("db.system.name", "sqlite"), ("db.query.text", "SELECT name FROM items WHERE order_id = ?"))
+    call = (
+        ("http.request.method", "GET"),
+        ("url.full", "http://carrier.example/parcels/*"),
+        ("http.response.status_code", "503"),
+    )
+    template = (("jinja2.template_name", "orders.html"),)
+    spans = [
+        ChildSpan(-1, "GET", "CLIENT", 60 * MS, 200 * MS, "ERROR", call),
+        ChildSpan(-1, "jinja2.render", "INTERNAL", 300 * MS, 700 * MS, "UNSET", template),
+        *(ChildSpan(1, "SELECT", "CLIENT", (310 + 90 * turn) * MS, 80 * MS, "UNSET", query) for turn in range(6)),
+    ]
+    return tuple(span._replace(**changes) for span in spans)
 
 
 def make_process(**changes: Any) -> ProcessFacts:

@@ -6,10 +6,14 @@ import contextlib
 import shutil
 import time
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import servers
 
@@ -17,11 +21,21 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from opentelemetry.trace import Tracer
+
 T = TypeVar("T")
 
 REPOSITORY = Path(__file__).parent.parent
 APPS = Path(__file__).parent / "apps"
 """Where the tests' own applications are."""
+
+DISABLED = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
+OTHERS = sorted(
+    {point.name for point in entry_points(group="opentelemetry_instrumentor")} - {"flask", "sqlite3", "slowspan"}
+)
+"""Instrumentations that the tests' Flask applications have no use for: to load them all takes a server two seconds."""
+FEW_INSTRUMENTATIONS = {DISABLED: ",".join(OTHERS)}
+"""Environment variables with which ``opentelemetry-instrument`` leaves these out."""
 
 INSTALLED_BY = {
     "chromium": "apt-get install chromium",
@@ -68,6 +82,24 @@ def eventually(check: Callable[[], T], timeout: float = 30.0) -> T:
         time.sleep(0.02)
 
 
+@contextlib.contextmanager
+def instrumented_requests() -> Iterator[tuple[Tracer, InMemorySpanExporter]]:
+    """Have OpenTelemetry instrument ``requests`` until the end of the block; give a tracer, and where its spans go."""
+    # Imported here because few of the tests need it, and it imports requests.
+    from opentelemetry.instrumentation.requests import RequestsInstrumentor
+
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    instrumentor = RequestsInstrumentor()
+    instrumentor.instrument(tracer_provider=provider)
+    try:
+        yield provider.get_tracer("test"), exporter
+    finally:
+        instrumentor.uninstrument()
+        provider.shutdown()
+
+
 @dataclass(frozen=True)
 class Served:
     """An application that a real server serves under ``opentelemetry-instrument``."""
@@ -99,7 +131,8 @@ def served(
 ) -> Iterator[Served]:
     """Serve an application with gunicorn under ``opentelemetry-instrument`` until the end of the block.
 
-    Spans are not exported unless ``env`` says so, for example with ``servers.exporting_to``.
+    Spans are not exported unless ``env`` says so, for example with ``servers.exporting_to``; of the installed
+    instrumentations only Flask's, sqlite3's and slowspan's are on.
 
     Args:
         application: The module and the WSGI callable, ``module:app``.
@@ -118,6 +151,7 @@ def served(
         "OTEL_METRICS_EXPORTER": "none",
         "OTEL_LOGS_EXPORTER": "none",
         "OTEL_PYTHON_SLOWSPAN_REPORT_DIR": str(report_dir),
+        **FEW_INSTRUMENTATIONS,
         **(env or {}),
     }
     command = servers.gunicorn(

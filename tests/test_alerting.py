@@ -92,7 +92,7 @@ class Shop:
             self.counters,
             load=lambda: list(zip(names, channels, strict=True)),
             facts=lambda finished: finished.profile.span,
-            resolve=lambda finished: finished.profile,
+            resolve=lambda finished, span: finished.profile,
             render_html=lambda stored, trace_url=None: PAGE,
             compress=compress_profile,
             clock=clock,

@@ -89,7 +89,8 @@ def test_other_channels_do_not_wait(tmp_path: Path) -> None:
             get(f"{server.url}/wait/0.15")
             ended = time.monotonic()
             eventually(lambda: hook.requests and service.requests)
-            assert time.monotonic() - ended < 5  # a tenth of a second where nothing else runs
+            # A tenth of a second where nothing else runs; the time limit of the one that hangs is 30 s.
+            assert time.monotonic() - ended < 20
             # The application answers as ever.
             assert get(f"{server.url}/wait/0.01") == "waited 0.01 s"
             server.process.terminate()
@@ -128,6 +129,8 @@ def test_killed_while_the_channel_was_away(tmp_path: Path) -> None:
 
 def waiting_in(report_dir: Path) -> int:
     """Return how many alerts wait in the outbox."""
+    if not (report_dir / ALERT_STATE).exists():
+        return 0
     connection = sqlite3.connect(report_dir / ALERT_STATE)
     try:
         (count,) = connection.execute("SELECT count(*) FROM outbox").fetchone()

@@ -18,9 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiosmtpd.controller import Controller
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from http_server import SILENCE, Answer, RecordingServer, closed_port
 from profiles import make_span
@@ -32,6 +29,7 @@ from slowspan.notifiers.base import DeliveryError
 from slowspan.notifiers.registry import NotifierError
 from slowspan.report.alert import Alert, Digest
 from slowspan.report.renderer import RenderError
+from support import instrumented_requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -319,17 +317,8 @@ def test_after_shutdown_nobody_is_told(server: RecordingServer) -> None:
 
 def test_no_spans_and_no_trace_headers(server: RecordingServer) -> None:
     """The services' threads do not inherit the suppression of instrumentation, and suppress it themselves."""
-    instrumentation = pytest.importorskip("opentelemetry.instrumentation.requests")
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    instrumentor = instrumentation.RequestsInstrumentor()
-    instrumentor.instrument(tracer_provider=provider)
-    try:
+    with instrumented_requests() as (_, exporter):
         AppriseNotifier([json_url(server)]).notify(alert_report())
-    finally:
-        instrumentor.uninstrument()
-        provider.shutdown()
     assert exporter.get_finished_spans() == ()
     assert "traceparent" not in server.requests[0].headers
 

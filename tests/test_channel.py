@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -102,8 +103,22 @@ def make(outcomes: Outcomes, counters: Counters) -> Iterator[Callable[..., Chann
         assert channel.queue.join(30)
 
 
-def telling() -> Telling:
-    return Telling(make_report(), CLAIM, {"pager"})
+def telling(number: int = 1) -> Telling:
+    return Telling(make_report(number), CLAIM, {"pager"})
+
+
+@contextlib.contextmanager
+def hanging(make: Callable[..., Channel], **options: Any) -> Iterator[tuple[Channel, Scripted]]:
+    """Make a channel of which the first try, with one alert, hangs until the end of the block."""
+    release = threading.Event()
+    notifier = Scripted(lambda: release.wait(60))
+    channel = make(notifier, **options)
+    channel.put(telling())
+    eventually(lambda: notifier.times)
+    try:
+        yield channel, notifier
+    finally:
+        release.set()
 
 
 def test_delivers_at_the_first_try(make: Callable[..., Channel], outcomes: Outcomes) -> None:
@@ -154,18 +169,11 @@ def test_honours_retry_after(make: Callable[..., Channel], outcomes: Outcomes) -
 
 def test_time_limit(make: Callable[..., Channel], outcomes: Outcomes, counters: Counters) -> None:
     """A try that hangs is given up; while it hangs the notifier is not called again, afterwards it is."""
-    release = threading.Event()
-    notifier = Scripted(lambda: release.wait(60))
-    channel = make(notifier, time_limit=0.05)
-    try:
-        channel.put(telling())
+    with hanging(make, time_limit=0.05) as (channel, notifier):
         assert "still busy" in str(outcomes.first())
         assert len(notifier.times) == 1
-        hanging = [thread for thread in threading.enumerate() if thread.name == "slowspan-pager-try"]
-        assert len(hanging) == 1
-    finally:
-        release.set()
-    eventually(lambda: not hanging[0].is_alive())
+        (thread,) = [thread for thread in threading.enumerate() if thread.name == "slowspan-pager-try"]
+    eventually(lambda: not thread.is_alive())
     outcomes.all.clear()
     channel.put(telling())
     assert outcomes.first() is None
@@ -188,19 +196,11 @@ def test_closing_does_not_wait_between_tries(
 
 def test_what_gives_way_is_not_forgotten(make: Callable[..., Channel], outcomes: Outcomes, counters: Counters) -> None:
     """When more alerts wait than there may, the oldest counts as failed, so that it is kept for later."""
-    release = threading.Event()
-    channel = make(Scripted(lambda: release.wait(60)), size=1)
-    channel.put(telling())
-    eventually(lambda: not channel.queue._waiting)
-    try:
-        for number in range(2):
-            other = telling()
-            object.__setattr__(other.report.profile, "id", f"{number:016x}")
-            channel.put(other)
+    with hanging(make, size=1) as (channel, _):
+        for number in (2, 3):
+            channel.put(telling(number))
         assert "too many" in str(outcomes.first())
         assert counters.snapshot().drops == {}
-    finally:
-        release.set()
     eventually(lambda: len(outcomes.all) == 3)
 
 
@@ -208,22 +208,14 @@ def test_what_waits_at_the_end_is_not_forgotten(
     make: Callable[..., Channel], outcomes: Outcomes, counters: Counters
 ) -> None:
     """What a channel has no time for at shutdown counts as failed, so that it is kept, and is no loss of the queue."""
-    release = threading.Event()
-    channel = make(Scripted(lambda: release.wait(60)))
-    channel.put(telling())
-    eventually(lambda: not channel.queue._waiting)
-    try:
-        for number in range(3):
-            other = telling()
-            object.__setattr__(other.report.profile, "id", f"{number:016x}")
-            channel.put(other)
+    with hanging(make) as (channel, _):
+        for number in (2, 3, 4):
+            channel.put(telling(number))
         channel.close()
         assert not channel.queue.join(0.05)
         assert len(outcomes.all) == 3
         assert "in time" in str(outcomes.all[0])
         assert counters.snapshot().drops == {}
-    finally:
-        release.set()
 
 
 def test_a_digest_is_tried_again(make: Callable[..., Channel], counters: Counters) -> None:

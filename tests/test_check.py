@@ -143,10 +143,10 @@ def test_a_setting_from_a_file_names_the_file(tmp_path: Path) -> None:
 
 def test_a_channel_that_is_off_names_what_would_switch_it_on() -> None:
     """Who sets a channel up is told which setting is missing, or that ``notifiers`` leaves it out."""
-    named = findings(run("--json", webhook_url="http://127.0.0.1:1", notifiers="file, otlp"))
+    named = findings(run("--json", webhook_url="http://127.0.0.1:1", notifiers="file, log"))
     assert named["mattermost"]["text"] == "mattermost_url is not set"
     assert named["webhook"]["text"] == "not among the setting notifiers"
-    assert named["notifiers"]["text"] == f"file, otlp, from environment {PREFIX}NOTIFIERS"
+    assert named["notifiers"]["text"] == f"file, log, from environment {PREFIX}NOTIFIERS"
 
 
 def test_a_wrong_setting_is_an_error() -> None:

@@ -88,7 +88,7 @@ def test_gauge_of_threads(request: pytest.FixtureRequest) -> None:
                 states.append(gauge.is_ready())
             # A thread that has just been woken, or that another process keeps waiting, may differ now and then.
             assert states.count(is_ready) > 30
-            assert gauge.new_delay_ns() >= 0
+            assert gauge.delay_ns() >= 0
             assert gauge.cpu_ns() is not None
         finally:
             gauge.close()
@@ -105,7 +105,7 @@ def test_gauge_of_ended_thread() -> None:
     try:
         while native_id in map(int, os.listdir("/proc/self/task")):
             time.sleep(0.001)
-        for read in (gauge.is_ready, gauge.new_delay_ns, gauge.cpu_ns, lambda: thread_cpu_ns(native_id)):
+        for read in (gauge.is_ready, gauge.delay_ns, gauge.cpu_ns, lambda: thread_cpu_ns(native_id)):
             with pytest.raises(ThreadEndedError):
                 read()
     finally:
@@ -121,7 +121,7 @@ def test_bounded_files() -> None:
     try:
         assert len(os.listdir("/proc/self/fd")) == before + 2 * MAX_OPEN
         assert gauges[-1].is_ready() is None
-        assert gauges[-1].new_delay_ns() == 0
+        assert gauges[-1].delay_ns() == 0
         assert gauges[-1].cpu_ns() is not None
     finally:
         for gauge in gauges:

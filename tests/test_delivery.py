@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slowspan.notifiers.base import Notifier
-    from slowspan.recording.profile import Profile
+    from slowspan.recording.profile import Profile, SpanFacts
     from slowspan.report.report import Report
 
 forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
@@ -426,8 +426,8 @@ class Raw:
         return bool(self.changes.get("running"))
 
 
-def resolve(raw: Raw) -> Profile:
-    return make_named_profile(raw.number, **raw.changes)
+def resolve(raw: Raw, span: SpanFacts) -> Profile:
+    return make_named_profile(raw.number, span=span, **raw.changes)
 
 
 class Held(InMemoryNotifier):
@@ -508,7 +508,7 @@ def test_a_recording_reaches_every_notifier(make: Callable[..., Delivery[Raw]], 
     delivery = make(one, other)
     delivery.submit(Raw(7))
     assert delivery.force_flush()
-    assert [report.profile for report in one.reports] == [resolve(Raw(7))]
+    assert [report.profile for report in one.reports] == [resolve(Raw(7), make_span())]
     assert one.reports == other.reports
     assert one.reports[0].html() == PAGE
     assert one.reports[0].summary
@@ -621,10 +621,10 @@ def test_a_recording_that_cannot_be_resolved_costs_only_itself(
     """An error of our own is counted, and the next recording is delivered."""
     notifier = InMemoryNotifier()
 
-    def resolve_some(raw: Raw) -> Profile:
+    def resolve_some(raw: Raw, span: SpanFacts) -> Profile:
         if raw.number == 1:
             raise KeyError("broken")
-        return resolve(raw)
+        return resolve(raw, span)
 
     delivery = make(notifier, resolve=resolve_some)
     delivery.submit(Raw(1))
@@ -637,7 +637,7 @@ def test_a_recording_that_cannot_be_resolved_costs_only_itself(
 def test_without_notifiers_nothing_is_resolved(make: Callable[..., Delivery[Raw]], counters: Counters) -> None:
     """Somebody who wants the attributes on the span alone does not pay for reports."""
 
-    def resolve_none(raw: Raw) -> Profile:
+    def resolve_none(raw: Raw, span: SpanFacts) -> Profile:
         raise AssertionError("resolved for nobody")
 
     delivery = make(resolve=resolve_none)
@@ -730,7 +730,7 @@ def test_a_forked_child_loads_its_own_notifiers(make: Callable[..., Delivery[Raw
 AT_EXIT = """
 import atexit, sys
 sys.path[:0] = sys.argv[1:]
-from test_delivery import Counters, Delivery, InMemoryNotifier, Raw, Settings, Slow, resolve
+from test_delivery import Counters, Delivery, Raw, Settings, Slow, make_span, resolve
 
 class Printing(Slow):
     def notify(self, report):
@@ -741,7 +741,7 @@ class Printing(Slow):
         print("shut down", flush=True)
 
 delivery = Delivery(
-    Settings(), Counters(), load=lambda: [("printing", Printing())], facts=None, resolve=resolve,
+    Settings(), Counters(), load=lambda: [("printing", Printing())], facts=lambda raw: make_span(), resolve=resolve,
     render_html=lambda stored, trace_url=None: b"", compress=lambda profile: b"",
 )
 atexit.register(delivery.shutdown)

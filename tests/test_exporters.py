@@ -39,6 +39,8 @@ NAMES = {
     "slowspan.threshold",
     "slowspan.samples",
     "slowspan.cpu_time",
+    "slowspan.ready_time",
+    "slowspan.waiting_time",
     "slowspan.hot_frames",
 }
 MULTI_PROCESSORS = [SynchronousMultiSpanProcessor, ConcurrentMultiSpanProcessor]

@@ -20,7 +20,7 @@ from slowspan.report.html import render_page, web_address
 ELEMENTS_OF_OURS = {
     "html", "head", "meta", "title", "style", "body", "header", "p", "span", "time", "h1", "main", "section",
     "strong", "div", "i", "dl", "dt", "dd", "code", "a", "ul", "li", "h2", "table", "thead", "tr", "th",
-    "tbody", "td", "b", "noscript", "script",
+    "tbody", "td", "b", "noscript", "script", "details", "summary", "small",
 }
 ATTRIBUTES_OF_OURS = {
     "lang", "charset", "http-equiv", "content", "name", "class", "datetime", "style", "href", "rel", "scope",
@@ -117,7 +117,7 @@ def test_facts_that_are_not_known_are_left_out() -> None:
     unknown = dict.fromkeys(("method", "route", "path", "status_code", "service_name", "service_version"))
     span = make_span(kind="INTERNAL", parameters=(), sampled=False, **unknown)
     text = read(make_profile(span=span, cpu_time_ns=None, notes=())).text
-    assert "Slow internal span" in text
+    assert "Slow function" in text
     assert "(not sampled)" in text
     assert "CPU time is not known." in text
     assert "None" not in text

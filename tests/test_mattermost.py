@@ -14,9 +14,6 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import mattermost_server as fake
 from http_server import TunnellingProxy
@@ -29,7 +26,7 @@ from slowspan.notifiers.mattermost import ROOT_NOTE, MattermostNotifier
 from slowspan.notifiers.registry import NotifierError
 from slowspan.report.alert import Alert, Digest
 from slowspan.report.renderer import RenderError
-from support import eventually
+from support import eventually, instrumented_requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -577,21 +574,13 @@ def test_netrc_does_not_replace_the_token(
 
 def test_requests_are_no_spans(server: MattermostServer) -> None:
     """On a delivery thread, where instrumentation is suppressed, requests make no spans and carry no trace."""
-    instrumentation = pytest.importorskip("opentelemetry.instrumentation.requests")
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    instrumentor = instrumentation.RequestsInstrumentor()
-    instrumentor.instrument(tracer_provider=provider)
-    try:
-        with provider.get_tracer("test").start_as_current_span("request"), suppress_instrumentation():
+    with instrumented_requests() as (tracer, exporter):
+        with tracer.start_as_current_span("request"), suppress_instrumentation():
             make_notifier(server).notify(make_alert())
         assert [span.name for span in exporter.get_finished_spans()] == ["request"]
         assert not any("traceparent" in map(str.lower, seen.headers) for seen in server.requests)
         make_notifier(server).notify(make_alert(2))
         assert len(exporter.get_finished_spans()) > 1, "the instrumentation does nothing"
-    finally:
-        instrumentor.uninstrument()
 
 
 def test_memory_is_bounded(server: MattermostServer) -> None:

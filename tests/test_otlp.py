@@ -12,7 +12,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.sdk import resources
 from opentelemetry.sdk._logs import LoggerProvider, export
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.util._once import Once
 
 from http_server import Answer, RecordingServer, closed_port
@@ -22,6 +22,7 @@ from reports import make_report
 from slowspan.config import Settings
 from slowspan.notifiers.base import DeliveryError
 from slowspan.notifiers.otlp import OtlpNotifier
+from support import instrumented_requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -270,22 +271,11 @@ def test_check_of_the_applications_pipeline(notifier: OtlpNotifier) -> None:
 
 def test_no_trace_headers(notifier: OtlpNotifier, receiver: RecordingServer) -> None:
     """On a delivery thread the export makes no span and carries no trace."""
-    instrumentation = pytest.importorskip("opentelemetry.instrumentation.requests")
-    ended: list[str] = []
-
-    class Collector(SpanProcessor):
-        def on_end(self, span: Any) -> None:
-            ended.append(span.name)
-
-    provider = TracerProvider()
-    provider.add_span_processor(Collector())
-    instrumentor = instrumentation.RequestsInstrumentor()
-    instrumentor.instrument(tracer_provider=provider)
-    try:
-        with provider.get_tracer("test").start_as_current_span("request"), suppress_instrumentation():
-            notifier.notify(make_report(1))
-    finally:
-        instrumentor.uninstrument()
-        provider.shutdown()
-    assert ended == ["request"]
+    with (
+        instrumented_requests() as (tracer, exporter),
+        tracer.start_as_current_span("request"),
+        suppress_instrumentation(),
+    ):
+        notifier.notify(make_report(1))
+    assert [span.name for span in exporter.get_finished_spans()] == ["request"]
     assert "traceparent" not in receiver.requests[0].headers

@@ -127,6 +127,8 @@ def test_attributes_on_the_span(shop: Watched) -> None:
         "slowspan.threshold",
         "slowspan.samples",
         "slowspan.cpu_time",
+        "slowspan.ready_time",
+        "slowspan.waiting_time",
         "slowspan.hot_frames",
     }
 

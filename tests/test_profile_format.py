@@ -13,15 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from profiles import make_profile, make_span
-from slowspan.recording.profile import (
-    SYNTHETIC_FRAMES,
-    ProcessFacts,
-    Profile,
-    ProfileFormatError,
-    SpanFacts,
-    load_profile,
-    read_profile,
-)
+from slowspan.recording.profile import ProcessFacts, Profile, ProfileFormatError, SpanFacts, load_profile, read_profile
+from slowspan.recording.synthetic import SYNTHETIC_FRAMES
 from support import REPOSITORY
 
 DOCUMENT = REPOSITORY / "docs" / "profile-format.md"

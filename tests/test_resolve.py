@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from profiles import make_span
 from slowspan.recording.finished import Finished
-from slowspan.recording.gauge import ThreadGauge
+from slowspan.recording.meter import Meter
 from slowspan.recording.profile import Frame, Profile
 from slowspan.recording.recording import Lost
 from slowspan.recording.resolve import SLICE, build_profile, class_name, process_facts
@@ -97,7 +97,7 @@ def test_every_profile_adds_up(
     steps: list[tuple[int, float, list[Any], bool]], duration_ns: int, lost: Lost | None, running: bool
 ) -> None:
     """Finished, partial, lost, or cut by an explicit end time: a profile's times add up to its duration."""
-    trace = Trace(20, ThreadGauge(0))
+    trace = Trace(20, Meter(0, shared=False))
     at_ns = cpu_ns = 0
     for wall_ns, share, stack, computing in steps:
         at_ns += wall_ns
@@ -128,7 +128,7 @@ def test_profile_without_samples(lost: Lost | None, name: str) -> None:
 
 def test_names_lines_and_classes() -> None:
     """Frames have the function's name, file and first line, its class where Python knows it, and whether it hides."""
-    trace = Trace(20, ThreadGauge(0))
+    trace = Trace(20, Meter(0, shared=False))
     trace.add(50 * MS, Accounts(0), flat(VIEW, LOAD, HIDDEN), 3, WAITING)
     trace.close(100 * MS, 0)
     profile = build(make_finished(trace))
@@ -156,7 +156,7 @@ def test_lines_of_a_real_stack() -> None:
     assert ready.wait(30)
     wait_here(0.05)
     stack, line = read_stacks({thread.ident})[thread.ident]
-    trace = Trace(20, ThreadGauge(0))
+    trace = Trace(20, Meter(0, shared=False))
     trace.add(50 * MS, Accounts(0), stack, line, WAITING)
     trace.close(100 * MS, 0)
     release.set()
@@ -187,7 +187,7 @@ def test_class_names() -> None:
 
 def test_long_work_pauses() -> None:
     """Large profiles are resolved in slices, with pauses in which the application's threads can run."""
-    trace = Trace(100_000, ThreadGauge(0))
+    trace = Trace(100_000, Meter(0, shared=False))
     codes = [compile("pass", "app.py", "exec").replace(co_name=f"f{number}") for number in range(10 * SLICE)]
     for number, code in enumerate(codes):
         trace.add((number + 1) * MS, Accounts(0), flat(VIEW, code), 1, WAITING)
@@ -199,7 +199,7 @@ def test_long_work_pauses() -> None:
 
 def test_table_that_grows_meanwhile() -> None:
     """A partial profile is built while the sampler adds to the same table: it has what there was when it was made."""
-    trace = Trace(100, ThreadGauge(0))
+    trace = Trace(100, Meter(0, shared=False))
     trace.add(50 * MS, Accounts(0), flat(VIEW, LOAD), 1, WAITING)
     trace.add(60 * MS, Accounts(0), flat(VIEW, LOAD), 1, WAITING)
     finished = make_finished(trace, running=True)
@@ -220,7 +220,7 @@ def test_table_that_grows_meanwhile() -> None:
 
 def test_truncated_stacks_are_told() -> None:
     """A profile that had to cut stacks says how many."""
-    trace = Trace(10, ThreadGauge(0))
+    trace = Trace(10, Meter(0, shared=False))
     for number in range(100):
         code = compile("pass", "app.py", "exec").replace(co_name=f"f{number}")
         trace.add((number + 1) * MS, Accounts(0), flat(VIEW, code), 1, WAITING)

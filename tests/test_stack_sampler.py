@@ -16,7 +16,7 @@ import pytest
 
 from slowspan.recording import gauge, stack_sampler
 from slowspan.recording.budget import WINDOW_NS, Budget
-from slowspan.recording.carriers import Carrier, this_thread
+from slowspan.recording.carriers import ThreadCarrier, this_thread
 from slowspan.recording.gauge import ThreadEndedError, ThreadGauge, thread_cpu_ns
 from slowspan.recording.recording import Lost, Recording
 from slowspan.recording.sampling import give_up_reused_threads
@@ -51,7 +51,7 @@ class FakeWatcher:
         self.max_samples = 1000
         self.max_recordings = 100
         self.hung_after_ns = 3600 * 1000 * MS
-        self.young: dict[FakeSpan, Carrier] = {}
+        self.young: dict[FakeSpan, ThreadCarrier] = {}
         self.recordings: dict[int, Recording] = {}
         self.errors: list[Exception] = []
         self.lost: list[str] = []
@@ -321,7 +321,7 @@ def test_reused_thread() -> None:
     """Of two recordings of one thread the earlier one is given up, unless both are of the same trace."""
     watcher = FakeWatcher()
     spans = [FakeSpan(trace_id=1), FakeSpan(trace_id=1), FakeSpan(trace_id=2)]
-    here, elsewhere = Carrier(7, 7), Carrier(8, 8)
+    here, elsewhere = ThreadCarrier(7, 7), ThreadCarrier(8, 8)
     outer, nested, following = (Recording(watcher, span, here) for span in spans)
     give_up_reused_threads([outer], [{spans[1]: here}, {spans[2]: elsewhere}])
     give_up_reused_threads([outer, nested, Recording(watcher, spans[2], elsewhere)], [])
@@ -337,7 +337,7 @@ def test_nested_recording_that_has_ended() -> None:
     """A nested request that has ended, and its span with it, does not pass for another request of the thread."""
     watcher = FakeWatcher()
     spans = [FakeSpan(trace_id=1), FakeSpan(trace_id=1)]
-    outer, nested = (Recording(watcher, span, Carrier(7, 7)) for span in spans)
+    outer, nested = (Recording(watcher, span, ThreadCarrier(7, 7)) for span in spans)
     nested.ended = True
     give_up_reused_threads([outer, nested], [])
     del spans[1]

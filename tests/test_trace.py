@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slowspan.recording.gauge import ThreadGauge
+from slowspan.recording.meter import Meter
 from slowspan.recording.profile import ROOT
 from slowspan.recording.trace import COMPUTING, HOT_CANDIDATES, WAITING, Accounts, Trace, TraceData
 
@@ -34,7 +34,7 @@ def stack(*codes: CodeType) -> list[Any]:
 
 def make_trace(max_samples: int = 1000) -> Trace:
     """Return a trace of a thread that there is not: the clocks are the test's."""
-    return Trace(max_samples, ThreadGauge(0))
+    return Trace(max_samples, Meter(0, shared=False))
 
 
 class Step(NamedTuple):

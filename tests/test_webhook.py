@@ -17,9 +17,6 @@ import pytest
 import requests
 import trustme
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from http_server import RESET, SILENCE, Answer, RecordingServer, closed_port
 from profiles import make_span
@@ -29,7 +26,7 @@ from slowspan.notifiers.base import DeliveryError
 from slowspan.notifiers.registry import NotifierError
 from slowspan.notifiers.webhook import WebhookNotifier
 from slowspan.report.alert import Alert, Digest
-from support import REPOSITORY
+from support import REPOSITORY, instrumented_requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -309,21 +306,11 @@ def test_from_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_spans_and_no_trace_headers(server: RecordingServer, caplog: pytest.LogCaptureFixture) -> None:
     """On a delivery thread, where instrumentation is suppressed, the post makes no span and carries no trace."""
-    instrumentation = pytest.importorskip("opentelemetry.instrumentation.requests")
     caplog.set_level(logging.DEBUG)
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    instrumentor = instrumentation.RequestsInstrumentor()
-    instrumentor.instrument(tracer_provider=provider)
-    try:
-        with provider.get_tracer("test").start_as_current_span("request"):
-            requests.get(server.url, timeout=5).close()
-            with suppress_instrumentation():
-                make_webhook(server).notify(alert_report())
-    finally:
-        instrumentor.uninstrument()
-        provider.shutdown()
+    with instrumented_requests() as (tracer, exporter), tracer.start_as_current_span("request"):
+        requests.get(server.url, timeout=5).close()
+        with suppress_instrumentation():
+            make_webhook(server).notify(alert_report())
     assert [span.name for span in exporter.get_finished_spans()] == ["GET", "request"]
     control, post = server.requests
     assert "traceparent" in control.headers

@@ -18,7 +18,7 @@ import pytest
 
 import servers
 from slowspan import Profile, load_profile
-from support import APPS, Served, eventually, served
+from support import APPS, DISABLED, FEW_INSTRUMENTATIONS, OTHERS, Served, eventually, served
 from watched import functions
 
 if TYPE_CHECKING:
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
 SCRIPTS = Path(sys.executable).parent
 QUICK = {"OTEL_PYTHON_SLOWSPAN_THRESHOLD": "0.1"}
-NO_EXPORT = {
+DEFAULTS = {
     "OTEL_TRACES_EXPORTER": "none",
     "OTEL_METRICS_EXPORTER": "none",
     "OTEL_LOGS_EXPORTER": "none",
+    **FEW_INSTRUMENTATIONS,
 }
 
 
@@ -62,7 +63,7 @@ def flask_run(
     url = f"http://127.0.0.1:{port}"
     command = [SCRIPTS / "opentelemetry-instrument", *flags, SCRIPTS / "flask", "--app", source / "waiting.py"]
     command += ["run", f"--port={port}", *run]
-    with servers.running(list(map(str, command)), url=url, log=folder / "server.log", env={**NO_EXPORT, **env}):
+    with servers.running(list(map(str, command)), url=url, log=folder / "server.log", env={**DEFAULTS, **env}):
         yield url
 
 
@@ -93,7 +94,7 @@ def test_flask_run_with_no_other_line(tmp_path: Path) -> None:
 
 def test_switched_off_by_opentelemetrys_variable(tmp_path: Path) -> None:
     """``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=slowspan`` leaves nothing of it in the process."""
-    env = {**QUICK, "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "slowspan", "TMPDIR": str(tmp_path)}
+    env = {**QUICK, DISABLED: ",".join(["slowspan", *OTHERS]), "TMPDIR": str(tmp_path)}
     with flask_run(tmp_path, env=env) as url:
         get(f"{url}/wait/0.2")
         facts = process_of(url)

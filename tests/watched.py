@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind
 from slowspan import SlowSpanProcessor
 from slowspan.recording import stack_sampler
 from slowspan.recording.carriers import this_thread
-from slowspan.recording.profile import BEFORE_FIRST_SAMPLE
+from slowspan.recording.synthetic import BEFORE_FIRST_SAMPLE
 from slowspan.testing import InMemoryNotifier
 from support import eventually
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pyinstrument.renderers import HTMLRenderer
 
-from profiles import MS, STEM, TOTAL, VIEW, make_process, make_profile, make_span
+from profiles import MS, STEM, TOTAL, VIEW, make_process, make_profile, make_span, make_spans
 from slowspan.recording.profile import Frame, Profile
 from slowspan.report.html import render_page
 from slowspan.report.renderer import ChildRenderer
@@ -86,6 +86,7 @@ def hostile_profile(text: str) -> Profile:
         id=text,
         engine=text,
         notes=(text,),
+        spans=make_spans(name=text, kind=text, status=text, attributes=(("db.query.text", text), (text, text))),
         span=make_span(
             name=text,
             kind=text,
@@ -202,7 +203,10 @@ def test_the_page_follows_the_readers_colours(chromium: Browser, tmp_path: Path,
 
 def test_the_page_fits_a_telephone(chromium: Browser, tmp_path: Path) -> None:
     """On a narrow screen nothing but the tables and the tree has to be moved sideways."""
-    profile = make_profile(span=make_span(route="/" + "long" * 40, path="/" + "word" * 100))
+    query = (("db.query.text", "SELECT " + "name_of_a_column, " * 20),)
+    profile = make_profile(
+        span=make_span(route="/" + "long" * 40, path="/" + "word" * 100), spans=make_spans(attributes=query)
+    )
     with visit(chromium, render_page(profile), tmp_path, viewport={"width": 360, "height": 740}) as seen:
         assert seen.page.evaluate("document.scrollingElement.scrollWidth") <= 360
 
