@@ -18,7 +18,7 @@ from slowspan.recording.span_groups import SpanGroup, application_line, n_plus_o
 from slowspan.recording.synthetic import WAITING_FOR_LOOP
 from slowspan.report.html import render_page
 from slowspan.report.text import render_text
-from watched import watched
+from watched import wait_here, watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
