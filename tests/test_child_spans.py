@@ -17,6 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from profiles import MS, SECOND, STEM, TOTAL, make_profile, make_spans, make_tables
 from slowspan.recording import child_spans
+from slowspan.recording.carriers import this_thread
 from slowspan.recording.profile import ChildSpan, Profile, ProfileFormatError, Sample, read_profile
 from slowspan.recording.span_groups import explained_ns
 from slowspan.recording.span_tree import carry_spans
@@ -414,7 +415,8 @@ def test_reading_many_spans_lets_other_threads_run(site: Watched) -> None:
         child(site, request, attributes={"db.statement": f"SELECT {number}"}).end()
     time.sleep(0.06)
     watcher = site.processor._watcher
-    finished = watcher._freeze(watcher._record(request, None), request, SECOND)  # type: ignore[arg-type]
+    recording = watcher._record(request, this_thread())
+    finished = watcher._judge.freeze(recording, request, SECOND)
     pauses: list[None] = []
     tree = read_tree(finished, secret_names(()), pause=lambda: pauses.append(None))
     assert len(tree.spans) == 100

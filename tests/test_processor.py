@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import subprocess
@@ -387,12 +388,13 @@ class Broken:
         raise RuntimeError(f"broken on purpose: {name}")
 
 
-@pytest.mark.parametrize("part", ["_sampler", "_delivery", "_selection", "_trigger"])
+@pytest.mark.parametrize("part", ["_sampler", "_judge", "_judge._delivery", "_judge._selection", "_judge._trigger"])
 def test_broken_part_never_reaches_the_request(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever part of ours fails, the request runs, its span ends and is exported, and nothing is raised."""
     with watched() as shop:
         with monkeypatch.context() as patch:
-            patch.setattr(shop.processor._watcher, part, Broken())
+            *path, name = part.split(".")
+            patch.setattr(functools.reduce(getattr, path, shop.processor._watcher), name, Broken())
             span = shop.start(attributes=GET)
             wait_here()
             span.end()
@@ -408,7 +410,7 @@ def test_error_of_ours_is_counted(monkeypatch: pytest.MonkeyPatch, caplog: pytes
     """An error of our own is a drop with a reason, and one line in the log names it."""
     with watched() as shop:
         with monkeypatch.context() as patch:
-            patch.setattr(shop.processor._watcher, "_trigger", Broken())
+            patch.setattr(shop.processor._watcher._judge, "_trigger", Broken())
             shop.request(wait_here)
         assert shop.processor.status().drops["internal_error"] >= 1
     assert any("broken on purpose" in record.getMessage() for record in caplog.records)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import time
 import weakref
 from functools import partial
@@ -14,19 +13,14 @@ from opentelemetry.sdk.trace import Span
 
 from slowspan import native, semconv
 from slowspan.counters import Drop
-from slowspan.delivery.naming import report_name
-from slowspan.delivery.report_limit import ReportLimit
 from slowspan.fork import call_after_fork
+from slowspan.judge import Judge
 from slowspan.recording import carriers, stack_sampler
 from slowspan.recording.carriers import ThreadCarrier, calling_thread, carrier_of, carrier_that_starts, runner_here
 from slowspan.recording.child_spans import ChildSpans
 from slowspan.recording.finished import Finished
-from slowspan.recording.gauge import HAS_THREAD_CLOCKS
 from slowspan.recording.generators import GeneratorCarrier
 from slowspan.recording.recording import Lost, Recording
-from slowspan.selection import Selection
-from slowspan.span_attributes import link_attributes, profile_attributes
-from slowspan.trigger import Trigger
 
 _logger = logging.getLogger("slowspan")
 
@@ -34,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from opentelemetry.trace import SpanKind
-    from pyinstrument.session import Session
 
     from slowspan.config import Settings
     from slowspan.counters import Counters
@@ -42,7 +35,6 @@ if TYPE_CHECKING:
     from slowspan.recording.carriers import Runner
     from slowspan.recording.inline import InlineEngine
     from slowspan.recording.stack_sampler import StackSampler
-    from slowspan.semconv import HttpFacts
 
 _SDK_END = Span.end
 
@@ -74,20 +66,16 @@ class SpanWatcher:
         self.max_samples: int = settings.max_samples
         self.max_recordings: int = settings.max_recordings
         self.hung_after_ns: int = int(settings.hung_after * 1e9)
-        self._selection = Selection(settings)
-        self._trigger = Trigger(settings)
-        # Whether what is known only at the end of a request can change what was decided before.
-        self._asks_again = bool(self._selection.has_filters or settings.thresholds)
-        self.kinds: tuple[SpanKind, ...] = tuple(self._selection.kinds)
+        self.children: ChildSpans = ChildSpans()
+        self._judge = Judge(settings, counters, delivery, self.children)
+        self.kinds: tuple[SpanKind, ...] = self._judge.kinds
         self._min_threshold_ns = settings.min_threshold_ns
         self._counters = counters
         self._sampler = sampler
         self._delivery = delivery
         self._inline = _make_inline_engine(settings)
-        self._settings = settings
         # Below it a span is ended without a second thought. The inline engine has a profiler to stop in any case.
         self._quick_ns = settings.min_threshold_ns if self._inline is None else -(2**63)
-        self.children: ChildSpans = ChildSpans()
         # Made once: to bind it for each request would cost some 40 ns more.
         self._bound_end = self.end
         self._reset()
@@ -98,7 +86,6 @@ class SpanWatcher:
         self.young: dict[Span, ThreadCarrier | Runner] = {}
         # By the span's identity, and gone with the span: a dictionary of weak keys takes twice as long to ask.
         self._recordings: dict[int, Recording] = {}
-        self._report_limit = ReportLimit(self._settings.reports_per_hour)
         self._started = itertools.count()
         self._started_reads = 0
         self._started_lock = native.allocate_lock()
@@ -272,92 +259,11 @@ class SpanWatcher:
             session = self._inline.stop(recording.inline) if self._inline and recording.inline else None
             duration_ns = end_ns - recording.start_ns
             if duration_ns >= self._min_threshold_ns and recording.selected is not False and self.enabled:
-                self._finish_late(recording, span, duration_ns, session)
+                self._judge.finish(recording, span, duration_ns, session)
         finally:
             # The application may keep the span.
             self._recordings.pop(id(span), None)
         return True
-
-    def _finish_late(self, recording: Recording, span: Span, duration_ns: int, session: Session | None) -> None:
-        """Decide on a span that is over the smallest threshold; if it is slow, hand it on."""
-        # Taken first: it is the account of the request, not of what follows here.
-        cpu_ns = time.thread_time_ns() if _is_at_home(recording) else None
-        if span.end_time is not None or not self._is_slow(recording, span, duration_ns):
-            return
-        trace = recording.trace
-        if trace is not None:
-            with trace.lock:
-                # When the thread was lost nothing is known of the time after the last sample.
-                seen_ns = duration_ns if recording.lost is None else 0
-                trace.close(seen_ns, trace.meter.at_end(cpu_ns) if cpu_ns is not None else None)
-        self._counters.add("slow")
-        if recording.lost is Lost.TOO_MANY:
-            self._counters.drop(Drop.TOO_MANY_RECORDINGS)
-        finished = self._freeze(recording, span, duration_ns, session)
-        span.set_attributes(profile_attributes(recording, finished))
-        self._delivery.submit(finished)
-
-    def _is_slow(self, recording: Recording, span: Span, duration_ns: int) -> bool:
-        """Tell whether a span that has ended is a slow request, and if it is, link its profile on it."""
-        if recording.threshold_ns is not None and not self._asks_again:
-            # Linked before its end, and nothing that has come since can change that, except for one answer.
-            return duration_ns >= recording.threshold_ns and not semconv.is_switched(span.attributes)
-        http = semconv.read_http(span.attributes or {})
-        if not self._selects(recording, http, span):
-            return False
-        threshold_ns = self._trigger.threshold_ns(http, span.name)
-        if duration_ns < threshold_ns:
-            return False
-        self._link(recording, span, http, threshold_ns)
-        return True
-
-    def _selects(self, recording: Recording, http: HttpFacts, span: Span) -> bool:
-        # Asked again at the end: the status code, and with some frameworks the route, are known only then.
-        recording.selected = recording.selected is not False and self._selection.selects(http, span.attributes or {})
-        return recording.selected
-
-    def _link(self, recording: Recording, span: Span, http: HttpFacts, threshold_ns: int) -> None:
-        """Write on a span where its profile will be."""
-        if recording.threshold_ns is None:
-            recording.id = os.urandom(8).hex()
-            endpoint = semconv.endpoint(http.method, http.route or http.path, span.name)
-            recording.name = report_name(recording.start_ns, endpoint, recording.id)
-            recording.kept = self._report_limit.admits(endpoint)
-            if not recording.kept:
-                self._counters.drop(Drop.REPORT_LIMIT, detail=endpoint)
-        recording.threshold_ns = threshold_ns
-        span.set_attributes(link_attributes(self._settings, recording))
-
-    def _freeze(
-        self,
-        recording: Recording,
-        span: Span,
-        duration_ns: int,
-        session: Session | None = None,
-        *,
-        running: bool = False,
-    ) -> Finished:
-        trace = recording.trace
-        cpu_time_ns = trace.cpu_time_ns() if trace is not None else None
-        if cpu_time_ns is not None:
-            # An explicit end time can make the span shorter than it was.
-            cpu_time_ns = min(cpu_time_ns, duration_ns)
-        return Finished(
-            id=recording.id,
-            name=recording.name,
-            running=running,
-            span=span,
-            start_ns=recording.start_ns,
-            duration_ns=duration_ns,
-            threshold_ns=recording.threshold_ns or 0,
-            cpu_time_ns=cpu_time_ns,
-            native_id=recording.carrier.native_id,
-            lost=recording.lost,
-            data=trace.snapshot() if trace is not None else None,
-            kept=recording.kept,
-            session=session,
-            inside=self.children.ended(span),
-        )
 
     # -- On the sampler's thread.
 
@@ -374,7 +280,7 @@ class SpanWatcher:
             if span.end_time is not None:
                 self.children.close(span.context)
             return None
-        if not self.enabled or not self._selects(recording, semconv.read_http(span.attributes or {}), span):
+        if not self.enabled or not self._judge.selects(recording, semconv.read_http(span.attributes or {}), span):
             # It can go on for hours.
             self.children.close(span.context)
             return None
@@ -385,28 +291,11 @@ class SpanWatcher:
 
     def on_threshold(self, recording: Recording, age_ns: int) -> None:
         """Link the profile on the span as soon as the request has crossed its threshold."""
-        span = recording.span()
-        trace = recording.trace
-        if span is None or trace is None or age_ns < self._min_threshold_ns:
-            return
-        http = semconv.read_http(span.attributes or {})
-        threshold_ns = self._trigger.threshold_ns(http, span.name)
-        if age_ns >= threshold_ns:
-            with trace.lock:
-                if not recording.ended:
-                    self._link(recording, span, http, threshold_ns)
+        self._judge.on_threshold(recording, age_ns)
 
     def on_hung(self, recording: Recording, age_ns: int) -> None:
         """Hand on a partial profile of a request that still runs."""
-        span = recording.span()
-        trace = recording.trace
-        if span is None or trace is None or recording.threshold_ns is None:
-            return
-        with trace.lock:
-            if recording.ended:
-                return
-            # Under the lock, so that the final profile, which replaces this one, comes after it.
-            self._delivery.submit(self._freeze(recording, span, age_ns, running=True))
+        self._judge.on_hung(recording, age_ns)
 
     def on_lost(self, recording: Recording, reason: str) -> None:
         """Count a recording of which the span never ended."""
@@ -425,13 +314,6 @@ class SpanWatcher:
     def on_error(self, error: Exception) -> None:
         """Count an error of our own; the delivery thread tells it."""
         self._counters.drop(Drop.INTERNAL_ERROR, detail=repr(error))
-
-
-def _is_at_home(recording: Recording) -> bool:
-    """Return whether the calling thread is the request's, so that its CPU clock tells of the request."""
-    here = calling_thread.carrier
-    at_home = here is not None and here.native_id == recording.carrier.native_id
-    return at_home and HAS_THREAD_CLOCKS and recording.lost is not Lost.THREAD_REUSED
 
 
 def _is_stand_in(end: object) -> bool:

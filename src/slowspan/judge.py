@@ -1,0 +1,189 @@
+"""Which late requests are slow, and what then happens: the profile is linked on the span, frozen and handed on."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from slowspan import semconv
+from slowspan.counters import Drop
+from slowspan.delivery.naming import report_name
+from slowspan.delivery.report_limit import ReportLimit
+from slowspan.fork import call_after_fork
+from slowspan.recording.carriers import calling_thread
+from slowspan.recording.finished import Finished
+from slowspan.recording.gauge import HAS_THREAD_CLOCKS
+from slowspan.recording.recording import Lost
+from slowspan.selection import Selection
+from slowspan.span_attributes import link_attributes, profile_attributes
+from slowspan.trigger import Trigger
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import Span
+    from opentelemetry.trace import SpanKind
+    from pyinstrument.session import Session
+
+    from slowspan.config import Settings
+    from slowspan.counters import Counters
+    from slowspan.delivery.pipeline import Delivery
+    from slowspan.recording.child_spans import ChildSpans
+    from slowspan.recording.recording import Recording
+    from slowspan.semconv import HttpFacts
+
+
+class Judge:
+    """Decides on late requests by the filters and thresholds of one processor.
+
+    Nothing here does I/O or logs on a request's thread.
+
+    Attributes:
+        kinds: The kinds of spans that are watched.
+    """
+
+    def __init__(
+        self, settings: Settings, counters: Counters, delivery: Delivery[Finished], children: ChildSpans
+    ) -> None:
+        self._settings = settings
+        self._counters = counters
+        self._delivery = delivery
+        self._children = children
+        self._selection = Selection(settings)
+        self._trigger = Trigger(settings)
+        self.kinds: tuple[SpanKind, ...] = tuple(self._selection.kinds)
+        # Whether what is known only at the end of a request can change what was decided before.
+        self._asks_again = bool(self._selection.has_filters or settings.thresholds)
+        self._min_threshold_ns = settings.min_threshold_ns
+        self._reset()
+        call_after_fork(self._reset)
+
+    def _reset(self) -> None:
+        # A forked child keeps its own reports.
+        self._report_limit = ReportLimit(self._settings.reports_per_hour)
+
+    # -- On the request's thread, at its end.
+
+    def finish(self, recording: Recording, span: Span, duration_ns: int, session: Session | None) -> None:
+        """Decide on a span that is over the smallest threshold; if it is slow, hand it on."""
+        # Taken first: it is the account of the request, not of what follows here.
+        cpu_ns = time.thread_time_ns() if _is_at_home(recording) else None
+        if span.end_time is not None or not self._is_slow(recording, span, duration_ns):
+            return
+        trace = recording.trace
+        if trace is not None:
+            with trace.lock:
+                # When the thread was lost nothing is known of the time after the last sample.
+                seen_ns = duration_ns if recording.lost is None else 0
+                trace.close(seen_ns, trace.meter.at_end(cpu_ns) if cpu_ns is not None else None)
+        self._counters.add("slow")
+        if recording.lost is Lost.TOO_MANY:
+            self._counters.drop(Drop.TOO_MANY_RECORDINGS)
+        finished = self.freeze(recording, span, duration_ns, session)
+        span.set_attributes(profile_attributes(recording, finished))
+        self._delivery.submit(finished)
+
+    def _is_slow(self, recording: Recording, span: Span, duration_ns: int) -> bool:
+        """Tell whether a span that has ended is a slow request, and if it is, link its profile on it."""
+        if recording.threshold_ns is not None and not self._asks_again:
+            # Linked before its end, and nothing that has come since can change that, except for one answer.
+            return duration_ns >= recording.threshold_ns and not semconv.is_switched(span.attributes)
+        http = semconv.read_http(span.attributes or {})
+        if not self.selects(recording, http, span):
+            return False
+        threshold_ns = self._trigger.threshold_ns(http, span.name)
+        if duration_ns < threshold_ns:
+            return False
+        self._link(recording, span, http, threshold_ns)
+        return True
+
+    def selects(self, recording: Recording, http: HttpFacts, span: Span) -> bool:
+        """Return whether the filters take a span, and note it on its recording. On any thread."""
+        # Asked again at the end: the status code, and with some frameworks the route, are known only then.
+        recording.selected = recording.selected is not False and self._selection.selects(http, span.attributes or {})
+        return recording.selected
+
+    def _link(self, recording: Recording, span: Span, http: HttpFacts, threshold_ns: int) -> None:
+        """Write on a span where its profile will be."""
+        if recording.threshold_ns is None:
+            recording.id = os.urandom(8).hex()
+            endpoint = semconv.endpoint(http.method, http.route or http.path, span.name)
+            recording.name = report_name(recording.start_ns, endpoint, recording.id)
+            recording.kept = self._report_limit.admits(endpoint)
+            if not recording.kept:
+                self._counters.drop(Drop.REPORT_LIMIT, detail=endpoint)
+        recording.threshold_ns = threshold_ns
+        span.set_attributes(link_attributes(self._settings, recording))
+
+    def freeze(
+        self,
+        recording: Recording,
+        span: Span,
+        duration_ns: int,
+        session: Session | None = None,
+        *,
+        running: bool = False,
+    ) -> Finished:
+        """Return what is left of a recording, for the delivery thread. Its trace's lock is held, or it is closed.
+
+        Args:
+            recording: One that is slow.
+            span: Its span.
+            duration_ns: How long it took, or has been taking.
+            session: What the inline engine saw.
+            running: Whether the request goes on.
+        """
+        trace = recording.trace
+        cpu_time_ns = trace.cpu_time_ns() if trace is not None else None
+        if cpu_time_ns is not None:
+            # An explicit end time can make the span shorter than it was.
+            cpu_time_ns = min(cpu_time_ns, duration_ns)
+        return Finished(
+            id=recording.id,
+            name=recording.name,
+            running=running,
+            span=span,
+            start_ns=recording.start_ns,
+            duration_ns=duration_ns,
+            threshold_ns=recording.threshold_ns or 0,
+            cpu_time_ns=cpu_time_ns,
+            native_id=recording.carrier.native_id,
+            lost=recording.lost,
+            data=trace.snapshot() if trace is not None else None,
+            kept=recording.kept,
+            session=session,
+            inside=self._children.ended(span),
+        )
+
+    # -- On the sampler's thread.
+
+    def on_threshold(self, recording: Recording, age_ns: int) -> None:
+        """Link the profile on the span as soon as the request has crossed its threshold."""
+        span = recording.span()
+        trace = recording.trace
+        if span is None or trace is None or age_ns < self._min_threshold_ns:
+            return
+        http = semconv.read_http(span.attributes or {})
+        threshold_ns = self._trigger.threshold_ns(http, span.name)
+        if age_ns >= threshold_ns:
+            with trace.lock:
+                if not recording.ended:
+                    self._link(recording, span, http, threshold_ns)
+
+    def on_hung(self, recording: Recording, age_ns: int) -> None:
+        """Hand on a partial profile of a request that still runs."""
+        span = recording.span()
+        trace = recording.trace
+        if span is None or trace is None or recording.threshold_ns is None:
+            return
+        with trace.lock:
+            if recording.ended:
+                return
+            # Under the lock, so that the final profile, which replaces this one, comes after it.
+            self._delivery.submit(self.freeze(recording, span, age_ns, running=True))
+
+
+def _is_at_home(recording: Recording) -> bool:
+    """Return whether the calling thread is the request's, so that its CPU clock tells of the request."""
+    here = calling_thread.carrier
+    at_home = here is not None and here.native_id == recording.carrier.native_id
+    return at_home and HAS_THREAD_CLOCKS and recording.lost is not Lost.THREAD_REUSED
