@@ -37,11 +37,12 @@ BENCHMARKS = {
     "channels": "channels",
     "memory": "memory",
     "truth": "truth",
+    "shares": "time_shares",
     "servers": "server_truth",
 }
 """Modules by name. Each has ``measure(options: Options) -> Iterator[Figure]``."""
 
-WITHOUT_HANDICAP = ("truth", "servers")
+WITHOUT_HANDICAP = ("truth", "shares", "servers")
 
 
 def main() -> int:

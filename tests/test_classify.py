@@ -113,13 +113,33 @@ def test_gauge_of_ended_thread() -> None:
 
 
 @linux_only
+def test_gauge_knows_who_queues_for_the_lock(request: pytest.FixtureRequest) -> None:
+    """A thread that computes waits for the interpreter lock while another one has it; one that sleeps does not."""
+    stop = threading.Event()
+    sleeping = ThreadGauge(_started(request, stop, lambda: stop.wait(60)).native_id or 0)
+    computing = ThreadGauge(_started(request, stop, lambda: _loop(stop)).native_id or 0)
+    try:
+        for _ in range(20):
+            time.sleep(0.001)
+            deadline = time.perf_counter() + 2
+            # Not known as long as the thread that was stopped has no processor on which to go to sleep.
+            while (queues := computing.queues_for_lock()) is None and time.perf_counter() < deadline:
+                pass
+            assert queues is True
+            assert sleeping.queues_for_lock() is False
+    finally:
+        sleeping.close()
+        computing.close()
+
+
+@linux_only
 def test_bounded_files() -> None:
     """No more than a fixed number of files is open, and all are closed again; without files only the clock is read."""
     native_id = _thread.get_native_id()
     before = len(os.listdir("/proc/self/fd"))
     gauges = [ThreadGauge(native_id) for _ in range(MAX_OPEN + 10)]
     try:
-        assert len(os.listdir("/proc/self/fd")) == before + 2 * MAX_OPEN
+        assert len(os.listdir("/proc/self/fd")) == before + 3 * MAX_OPEN
         assert gauges[-1].is_ready() is None
         assert gauges[-1].delay_ns() == 0
         assert gauges[-1].cpu_ns() is not None

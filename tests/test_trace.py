@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from slowspan.recording.meter import Meter
 from slowspan.recording.profile import ROOT
-from slowspan.recording.trace import COMPUTING, HOT_CANDIDATES, WAITING, Accounts, Trace, TraceData
+from slowspan.recording.trace import COMPUTING, HOT_CANDIDATES, READY, WAITING, Accounts, Trace, TraceData
 
 if TYPE_CHECKING:
     from types import CodeType
@@ -320,3 +320,38 @@ def test_unknown_stack() -> None:
     assert set(data.nodes) == {ROOT}
     assert totals(data)[0] == 30 * MS
     assert trace.hottest(5) == []
+
+
+def test_time_in_the_queue_for_the_lock_is_ready_time() -> None:
+    """Between two looks that find a thread in the queue for the lock, all that it did not compute it was ready."""
+    trace = make_trace()
+    trace.add(0, Accounts(0, queued=True), stack(CODES[0]), 1, READY)
+    trace.add(10 * MS, Accounts(2 * MS, queued=True), stack(CODES[0]), 1, READY)
+    trace.add(20 * MS, Accounts(4 * MS, queued=True), stack(CODES[1]), 1, COMPUTING)
+    trace.close(20 * MS, 4 * MS)
+    assert trace.ready_ns == 16 * MS
+    assert trace.cpu_time_ns() == 4 * MS
+    assert sum(trace.snapshot().wall_ns) + trace.before_first_ns == 20 * MS
+    assert sum(trace.snapshot().ready_ns) == 16 * MS
+
+
+def test_half_of_the_time_before_a_wait_was_spent_in_the_queue() -> None:
+    """Between a look that finds a thread in the queue and one that finds it waiting, each has its half of the time."""
+    trace = make_trace()
+    trace.add(0, Accounts(0, queued=True), stack(CODES[0]), 1, READY)
+    trace.add(10 * MS, Accounts(0), stack(CODES[1]), 1, WAITING)
+    trace.close(10 * MS, 0)
+    assert trace.ready_ns == 5 * MS
+    assert sum(trace.snapshot().wall_ns) == 10 * MS
+
+
+def test_a_task_that_waits_for_its_loop_is_ready() -> None:
+    """Time of a task that could go on is ready time, and the line below is marked as another one's."""
+    trace = make_trace()
+    for tick in range(1, 11):
+        trace.add(tick * 10 * MS, Accounts(0), stack(CODES[0]), 7, READY, held=True)
+    trace.close(100 * MS, 0)
+    assert trace.ready_ns == 90 * MS
+    assert [leaf.place for leaf in trace.hottest(1)] == ["app.py:7 f0 [held the event loop]"]
+    trace._halve()
+    assert sum(trace.snapshot().ready_ns) == 90 * MS

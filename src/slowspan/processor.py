@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import SpanProcessor
 
-from slowspan import metrics, trace_sampler
+from slowspan import metrics, native, trace_sampler
 from slowspan.config_sources import load_settings
 from slowspan.control import Status, register, unregister
 from slowspan.counters import Counters
@@ -84,8 +84,9 @@ class SlowSpanProcessor(SpanProcessor):
         self._counters = Counters()
         self._sampler = stack_sampler.shared
         reason = stack_sampler.unavailable()
+        is_off = native.eventlet_has_replaced_threads()
         if reason is not None:
-            _logger.warning("slowspan samples nothing: %s", reason)
+            _logger.warning("slowspan is off: %s" if is_off else "slowspan samples nothing: %s", reason)
         self._delivery: Delivery[Finished] = Delivery(
             self.settings,
             self._counters,
@@ -96,6 +97,8 @@ class SlowSpanProcessor(SpanProcessor):
             compress=_compress,
         )
         self._watcher = SpanWatcher(self.settings, self._counters, self._sampler, self._delivery)
+        if is_off:
+            self._watcher.enabled = False
         self._kinds = self._watcher.kinds
         self._function_watchers: dict[float | None, SpanWatcher] = {}
         self._running = self._watcher.children.running

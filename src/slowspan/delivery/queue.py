@@ -17,8 +17,7 @@ from slowspan.fork import call_after_fork
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slowspan import native
-from slowspan.counters import Counters
+    from slowspan.counters import Counters
 
 T = TypeVar("T")
 
@@ -94,6 +93,8 @@ class DeliveryQueue(Generic[T]):
             Whether the thread runs. The system may refuse one, and so does Python 3.12 at interpreter exit.
         """
         with self._lock:
+            if native.eventlet_has_replaced_threads():
+                return False  # It would be a greenlet, and the application would wait for what it does.
             if self._thread is not None and self._thread.is_alive():
                 return True
             self._thread = native.make_thread(self._run, self._name)
@@ -128,7 +129,7 @@ class DeliveryQueue(Generic[T]):
         with self._lock:
             if self._closed:
                 return Drop.SHUTDOWN, None
-            if self._thread is None and not self.start():
+            if not self._has_thread() and not self.start():
                 return Drop.NO_THREAD, None
             if key not in self._waiting and len(self._waiting) >= self._size:
                 _, oldest = self._waiting.popitem(last=False)
@@ -141,7 +142,8 @@ class DeliveryQueue(Generic[T]):
         with self._lock:
             if self._tick_hook is not None:
                 self._tick_at = 0.0
-                self._work.notify()
+                if self._has_thread():
+                    self._work.notify()
 
     def begin_flush(self, deadline: float) -> Flush:
         """Ask for the delivery of everything queued, without waiting for it.
@@ -154,7 +156,7 @@ class DeliveryQueue(Generic[T]):
         """
         flush = Flush(deadline)
         with self._lock:
-            if self._thread is None:
+            if not self._has_thread():
                 # No thread: nothing was ever put here, or everything was delivered before the thread ended.
                 flush.finish(not self._waiting)
             else:
@@ -182,7 +184,8 @@ class DeliveryQueue(Generic[T]):
                 # The hook is somebody else's code and may hang: not on the thread that shuts down.
                 self.start()
             self._closed = True
-            self._work.notify_all()
+            if self._has_thread():
+                self._work.notify_all()
 
     def join(self, timeout: float) -> bool:
         """Wait for the thread to end after :meth:`close`; what it did not deliver in time is counted as lost.
@@ -194,7 +197,7 @@ class DeliveryQueue(Generic[T]):
             Whether everything was delivered.
         """
         with self._lock:
-            ended = self._rest.wait_for(lambda: self._thread is None or not self._thread.is_alive(), timeout)
+            ended = self._rest.wait_for(self._has_ended, timeout)
             left = list(self._waiting.values())
             was_busy = self._busy and not ended
             self._waiting.clear()
@@ -206,6 +209,13 @@ class DeliveryQueue(Generic[T]):
             for item in left:
                 self._guard(partial(self._gave_way_hook, item))
         return not lost
+
+    def _has_thread(self) -> bool:
+        # One that began before eventlet replaced the locks under it can be told nothing any more.
+        return self._thread is not None and not native.eventlet_has_replaced_threads()
+
+    def _has_ended(self) -> bool:
+        return self._thread is None or not self._has_thread() or not self._thread.is_alive()
 
     def _run(self) -> None:
         try:
@@ -225,7 +235,7 @@ class DeliveryQueue(Generic[T]):
     def _next_job(self) -> Callable[[], None] | None:
         """Wait for something to do; None when the queue is closed and empty."""
         with self._lock:
-            while True:
+            while not native.eventlet_has_replaced_threads():
                 tick_in = None if self._tick_at is None else max(0.0, self._tick_at - time.monotonic())
                 if tick_in == 0 and self._tick_is_next and not self._closed:
                     return self._tick
@@ -245,6 +255,7 @@ class DeliveryQueue(Generic[T]):
                 if tick_in == 0:
                     return self._tick
                 self._work.wait(min((wait for wait in (due_in, tick_in) if wait is not None), default=None))
+        return None
 
     def _tick(self) -> None:
         with self._lock:
@@ -283,7 +294,8 @@ class DeliveryQueue(Generic[T]):
             for flush in self._flushes:
                 flush.finish(False)
             self._flushes.clear()
-            self._rest.notify_all()
+            if not native.eventlet_has_replaced_threads():
+                self._rest.notify_all()
         if lost:
             # Not an Exception, which would have been caught: a SystemExit, or a greenlet that was killed.
             self._counters.drop(Drop.INTERNAL_ERROR, detail=f"{self._name} was made to end while it worked")

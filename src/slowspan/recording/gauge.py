@@ -7,11 +7,13 @@ import os
 import sys
 import time
 
+from slowspan.recording.lock_queue import queues_for_lock
+
 HAS_THREAD_CLOCKS = sys.platform == "linux"
 """Whether another thread's CPU time can be read. Elsewhere samples carry wall time only."""
 
 MAX_OPEN = 64
-"""Gauges with open files at the same time, two files each: the application needs its descriptors, too."""
+"""Gauges with open files at the same time, three files each: the application needs its descriptors, too."""
 
 _STATE_BYTES = 64
 """The state stands behind the thread's name, which has 15 characters at most."""
@@ -64,19 +66,20 @@ class ThreadGauge:
         native_id: The kernel's thread id, as of ``threading.get_native_id``.
     """
 
-    __slots__ = ("_delays", "_native_id", "_state", "_users")
+    __slots__ = ("_call", "_delays", "_native_id", "_state", "_users")
 
     _open = 0
 
     def __init__(self, native_id: int) -> None:
         self._native_id = native_id
         self._users = 0
-        self._state = self._delays = -1
+        self._state = self._delays = self._call = -1
         if HAS_THREAD_CLOCKS and ThreadGauge._open < MAX_OPEN:
             with contextlib.suppress(OSError):
                 self._state = os.open(f"/proc/self/task/{native_id}/stat", os.O_RDONLY)
                 ThreadGauge._open += 1
                 self._delays = os.open(f"/proc/self/task/{native_id}/schedstat", os.O_RDONLY)
+                self._call = os.open(f"/proc/self/task/{native_id}/syscall", os.O_RDONLY)
 
     def give_back(self) -> None:
         """Close the files when nobody else has borrowed this gauge."""
@@ -88,13 +91,13 @@ class ThreadGauge:
 
     def close(self) -> None:
         """Close the files."""
-        state, delays = self._state, self._delays
-        self._state = self._delays = -1
-        if state >= 0:
+        files = (self._state, self._delays, self._call)
+        self._state = self._delays = self._call = -1
+        if files[0] >= 0:
             ThreadGauge._open -= 1
-            os.close(state)
-        if delays >= 0:
-            os.close(delays)
+        for file in files:
+            if file >= 0:
+                os.close(file)
 
     def cpu_ns(self) -> int | None:
         """Return the CPU time that the thread has used, or None where it cannot be known. Takes 1 µs.
@@ -130,6 +133,10 @@ class ThreadGauge:
             return None
         text = self._read(self._state)
         return text[text.rindex(b")") + 2 :][:1] == b"R"
+
+    def queues_for_lock(self) -> bool | None:
+        """Return whether the thread waits for the interpreter lock, which the caller holds; None if not known."""
+        return queues_for_lock(self._call) if self._call >= 0 else None
 
     def _read(self, file: int) -> bytes:
         try:

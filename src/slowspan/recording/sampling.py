@@ -113,6 +113,9 @@ def _sample_one(recording: Recording, tick: _Tick, sight: Sight) -> _Look | None
         delay_ns = meter.new_delay_ns(gauge) if share < NEARLY_ALL else 0
         _add(trace, at_ns, Accounts(cpu_ns, delay_ns, queued=tick.contended), sight, COMPUTING)
         return None
+    if tick.contended and share < NEARLY_ALL and _is_queued(gauge, tick.lock):
+        _add(trace, at_ns, Accounts(cpu_ns, queued=True), sight, READY)
+        return None
     # Whoever queues for the lock is not ready until its turn comes, and then is although it may have waited before.
     is_ready = None if tick.contended else gauge.is_ready()
     accounts = Accounts(cpu_ns, meter.new_delay_ns(gauge))
@@ -127,6 +130,13 @@ def _sample_one(recording: Recording, tick: _Tick, sight: Sight) -> _Look | None
         return _Look(recording, trace, gauge, at_ns, accounts, sight)
     _add(trace, at_ns, accounts, sight, sample_class)
     return None
+
+
+def _is_queued(gauge: ThreadGauge, lock: Lock) -> bool:
+    """Return whether a thread was ready to run, and others held the interpreter lock, until the sampler got it."""
+    queues = gauge.queues_for_lock()
+    # One that still runs has just been stopped, or given up the lock: either way it did not wait until now.
+    return queues is True or (queues is None and lock is not Lock.FREE)
 
 
 def _look_again(looks: list[_Look], tick: _Tick) -> None:

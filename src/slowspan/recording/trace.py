@@ -50,7 +50,7 @@ class Accounts(NamedTuple):
     delay_ns: int = 0
     """Time since the last sample for which the thread would have computed, had there been a processor."""
     queued: bool = False
-    """Whether the thread was stopped while it computed, in a process whose threads queue for the interpreter lock."""
+    """Whether the thread is in the queue for the interpreter lock, after a stop or after a wait for something else."""
 
 
 class HotLeaf(NamedTuple):
@@ -184,19 +184,24 @@ class Trace:
         node = self._table.intern(flat)
         wall, active, cpu = self._gap(at_ns, accounts)
         queued = accounts is not None and accounts.queued
-        if queued and self._was_queued:
-            active = wall  # Between two stops of a computing thread, what it waited for was the lock.
-        self._was_queued = queued
+        in_queue = 0
         if self._nodes:
+            in_queue = self._share_queue(wall - active, queued=queued)
             self._computing.add(active, cpu, wall)
-            self._waiting.add(wall - active, 0, wall)
+            self._waiting.add(wall - active - in_queue * (self._was_queued + queued), 0, wall)
         else:
             self.before_first_ns = wall
             self._anchor = node
         if node != self._anchor:
             self._anchor = self._table.common_ancestor(self._anchor, node)
         self._append(node, at_ns, self._leaf(flat, line, held=held), sample_class)
-        self._settle(self._computing if sample_class == COMPUTING else self._waiting)
+        if queued:
+            self._give_ready(len(self._nodes) - 1, in_queue)
+        self._was_queued = queued
+        if sample_class == COMPUTING:
+            self._settle(self._computing)
+        elif not queued:
+            self._settle(self._waiting)
         if sample_class == COMPUTING:
             self._anchor = node
         if self._computing.gaps >= HORIZON:
@@ -220,8 +225,9 @@ class Trace:
             return
         accounts = None if cpu_ns is None else Accounts(cpu_ns)
         wall, active, cpu = self._gap(max(duration_ns, self._last_at_ns), accounts)
+        in_queue = self._share_queue(wall - active, queued=False)
         self._computing.add(active, cpu, wall)
-        self._waiting.add(wall - active, 0, wall)
+        self._waiting.add(wall - active - in_queue * self._was_queued, 0, wall)
         self._give_up_computing()
         self._give_up_waiting()
 
@@ -258,6 +264,28 @@ class Trace:
         cpu = min(max(accounts.cpu_ns - self._last_cpu_ns, 0), wall)
         self._last_cpu_ns = accounts.cpu_ns
         return wall, min(cpu + accounts.delay_ns, wall), cpu
+
+    def _share_queue(self, rest_ns: int, *, queued: bool) -> int:
+        """Take of a gap's time what was spent in the queue for the interpreter lock; give the last sample its part.
+
+        Args:
+            rest_ns: The time in which the thread was not active.
+            queued: Whether the thread is in the queue now.
+
+        Returns:
+            The part of each of the gap's two ends that is in the queue: half of the time.
+        """
+        half = rest_ns // 2
+        if self._was_queued:
+            self._give_ready(len(self._nodes) - 1, half)
+        return half if queued or self._was_queued else 0
+
+    def _give_ready(self, sample: int, wall_ns: int) -> None:
+        """Give a sample time in which the thread could have computed."""
+        self._wall[sample] += wall_ns
+        self._ready[sample] += wall_ns
+        self.ready_ns += wall_ns
+        self._add_leaf_time(sample, wall_ns)
 
     def _append(self, node: int, at_ns: int, leaf: int, sample_class: int) -> None:
         self._nodes.append(node)
@@ -314,6 +342,9 @@ class Trace:
             # Time of a class that neither computes nor waits for something outside waits for its turn.
             self._ready[sample] += wall_ns - cpu_ns
             self.ready_ns += wall_ns - cpu_ns
+        self._add_leaf_time(sample, wall_ns)
+
+    def _add_leaf_time(self, sample: int, wall_ns: int) -> None:
         leaf = self._sample_leaves[sample]
         if leaf >= 0:
             self._leaf_wall[leaf] += wall_ns
