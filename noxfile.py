@@ -21,6 +21,9 @@ SECONDS_TO_STOP_SERVERS = 20
 IN_PARALLEL = ("-n", "3")
 """Three processes, also on two processors: most tests wait for something. After ``--``, ``-n 0`` still has its say."""
 
+SLOW_WHEN_TRACED = ("tests/test_demo.py", "tests/browser", "tests/test_alert_kills.py")
+"""Under coverage these take minutes, and run no line that no other test does."""
+
 
 def install(session: nox.Session, group: str, *constraints: str) -> None:
     """Install slowspan with all its extras, editable, and a dependency group."""
@@ -82,6 +85,22 @@ def newest(session: nox.Session) -> None:
     session.run("pytest", *session.posargs)
 
 
+def measure_coverage(session: nox.Session) -> None:
+    """Run the tests under coverage, their servers' processes too; fail below the share that pyproject.toml names."""
+    session.run("coverage", "erase")
+    others = [f"--ignore={path}" for path in SLOW_WHEN_TRACED]
+    session.run("coverage", "run", "-m", "pytest", *IN_PARALLEL, *others, *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Measure the tests' coverage of the checkout; the session wheel does so with what is installed."""
+    install(session, "test")
+    measure_coverage(session)
+
+
 @nox.session
 def build(session: nox.Session) -> None:
     """Build the packages into dist and check their metadata."""
@@ -103,15 +122,10 @@ def wheel(session: nox.Session) -> None:
     session.run("python", "-c", "import slowspan; slowspan.SlowSpanProcessor().shutdown()")
     session.install(f"{built}[{EXTRAS}]", *nox.project.dependency_groups(PYPROJECT, "test"))
     session.run("slowspan", "--help")
-    # Traced, these take minutes and run no line that no other test does.
-    slow = ("tests/test_demo.py", "tests/browser", "tests/test_alert_kills.py")
     # With a choice of tests in the arguments there may be none among these, and so code 5.
-    session.run("pytest", *IN_PARALLEL, *slow, *session.posargs, success_codes=(0, 5) if session.posargs else (0,))
-    session.run("coverage", "erase")
-    others = [f"--ignore={path}" for path in slow]
-    session.run("coverage", "run", "-m", "pytest", *IN_PARALLEL, *others, *session.posargs)
-    session.run("coverage", "combine", "--quiet")
-    session.run("coverage", "report")
+    none_too = (0, 5) if session.posargs else (0,)
+    session.run("pytest", *IN_PARALLEL, *SLOW_WHEN_TRACED, *session.posargs, success_codes=none_too)
+    measure_coverage(session)
 
 
 @nox.session
