@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slowspan.recording import handoffs
 from slowspan.recording.sight import CarrierGoneError, Sight, State
 from slowspan.recording.stacks import MAX_DEPTH, flatten, marker
 from slowspan.recording.synthetic import WAITING_FOR_LOOP
-from slowspan.recording.walk import Memory, Walk, line_of
+from slowspan.recording.walk import Memory, Walk, is_due, line_of
 
 if TYPE_CHECKING:
-    import weakref
     from collections.abc import Mapping
     from types import CodeType, FrameType
 
@@ -42,6 +42,18 @@ class ThreadFollower:
         return sight_of(walk, walk.follow_thread(self._thread_id))
 
 
+class _Last(NamedTuple):
+    """What the last look at a task has shown that waits for one future, and not for other tasks or threads."""
+
+    waiter: weakref.ref[Any]
+    due_at: float | None
+    sight: Sight
+
+    def still_holds(self, waiter: Any) -> bool:
+        """Return whether the task has not moved since: of hundreds that wait, that is all there is to know."""
+        return self.waiter() is waiter and not (waiter is None or waiter.done() or is_due(self.due_at))
+
+
 class TaskFollower:
     """Finds a request in its asyncio task: running, suspended, or ready while the loop runs something else."""
 
@@ -51,15 +63,21 @@ class TaskFollower:
         self._task = task
         self._thread_id = thread_id
         self._memory = Memory()
+        self._last: _Last | None = None
 
     def look(self, frames: Mapping[int, FrameType]) -> Sight | None:
         """Read the stack, as of ``Follower.look``."""
         task = self._task()
         if task is None or task.done():
             raise CarrierGoneError
+        waiter: Any = getattr(task, "_fut_waiter", None)
+        last = self._last
+        if last is not None and last.still_holds(waiter):
+            return last.sight._replace(loop_is_busy=bool(self._holder(task, frames)))
         self._memory.turn += 1
         walk = Walk(frames, self._memory, self._thread_id)
         state = walk.follow_task(task)
+        self._last = None
         if state is State.ON_THREAD and walk.thread_id == self._thread_id:
             return sight_of(walk, state)
         holder = self._holder(task, frames)
@@ -69,7 +87,10 @@ class TaskFollower:
             if holder:
                 walk.path += reversed(holder)
                 walk.line = line_of(frames[self._thread_id])
-        return sight_of(walk, state, held=state is State.READY and bool(holder), loop_is_busy=bool(holder))
+        sight = sight_of(walk, state, held=state is State.READY and bool(holder), loop_is_busy=bool(holder))
+        if state is State.SUSPENDED and walk.hops == 1 and waiter is not None and sight is not None:
+            self._last = _Last(weakref.ref(waiter), walk.due_at, sight._replace(moved=False))
+        return sight
 
     def _holder(self, task: Any, frames: Mapping[int, FrameType]) -> list[tuple[CodeType, int]]:
         """Return the frames of what the event loop runs at this instant, innermost first; none when it waits."""
@@ -96,7 +117,8 @@ class GreenletFollower:
     def __init__(self, greenlet: weakref.ref[Any], thread_id: int) -> None:
         self._greenlet = greenlet
         self._thread_id = thread_id
-        self._place: tuple[int, ...] = ()
+        self._place: tuple[int, ...] | None = None
+        self._looks_at_rest = _AT_REST
 
     def look(self, frames: Mapping[int, FrameType]) -> Sight | None:
         """Read the stack, as of ``Follower.look``."""
@@ -108,17 +130,25 @@ class GreenletFollower:
             frame = frames.get(self._thread_id)
             if frame is None:
                 raise CarrierGoneError
-            self._place = ()
+            self._place, self._looks_at_rest = None, 0
             return Sight(flatten(frame), line_of(frame), State.ON_THREAD, self._thread_id)
-        # A frame's address says nothing for sure, but a greenlet that has run stands in a new one as a rule.
         place, self._place = self._place, (id(frame), frame.f_lasti)
+        has_moved = place is not None and self._place != place
+        self._looks_at_rest = 0 if has_moved else self._looks_at_rest + 1
         return Sight(
             flatten(frame),
             line_of(frame),
             State.SUSPENDED,
-            moved=self._place != place,
+            moved=self._looks_at_rest < _AT_REST,
             loop_is_busy=_runs_greenlet(frames.get(self._thread_id)),
         )
+
+
+_AT_REST = 10
+"""Looks in one place after which a greenlet is taken to have stood there all the time.
+
+One does not tell: a loop that waits in a function gets its new frame where the last one was, more often than not.
+"""
 
 
 def _runs_greenlet(frame: FrameType | None) -> bool:

@@ -8,7 +8,6 @@ can keep them alive.
 from __future__ import annotations
 
 import sys
-import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -21,8 +20,8 @@ class Onward(NamedTuple):
 
     futures: Sequence[Any] = ()
     thread_id: int = 0
-    is_due: bool = False
-    """Whether the frame waits for a time that has come, although the event loop has not noticed."""
+    due_at: float | None = None
+    """The time for which the frame waits, as ``time.monotonic`` counts, whether or not the loop has noticed it."""
 
 
 def from_suspended(frame: FrameType) -> Onward | None:
@@ -38,7 +37,7 @@ def from_suspended(frame: FrameType) -> Onward | None:
     for known_module, read in SUSPENDED[frame.f_code.co_name]:
         if module == known_module:
             onward = read(frame.f_locals)
-            if onward is not None and (onward.is_due or onward.thread_id or onward.futures):
+            if onward is not None and (onward.due_at is not None or onward.thread_id or onward.futures):
                 return onward
     return None
 
@@ -169,7 +168,7 @@ def _response_streaming(names: Mapping[str, Any]) -> Onward | None:
 
 def _timer(names: Mapping[str, Any]) -> Onward | None:
     handle = names.get("h")
-    return Onward(is_due=handle.when() <= time.monotonic()) if handle is not None else None
+    return Onward(due_at=handle.when()) if handle is not None else None
 
 
 def _waited_for(names: Mapping[str, Any]) -> Onward | None:
@@ -182,7 +181,7 @@ def _worker_thread(names: Mapping[str, Any]) -> Onward | None:
     if worker is None or future is None or future.done():
         return None
     if not worker.queue.unfinished_tasks:
-        return Onward(is_due=True)  # The thread is done, but the event loop has not taken the result.
+        return Onward(due_at=0.0)  # The thread is done, but the event loop has not taken the result.
     return Onward(thread_id=worker.ident or 0)
 
 

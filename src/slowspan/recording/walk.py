@@ -8,6 +8,7 @@ coroutines; behind a future stands the task or the thread that will set it. Each
 from __future__ import annotations
 
 import gc
+import time
 import weakref
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,8 @@ class Walk:
         line: Line number of the innermost frame.
         thread_id: The thread that the request was found on, or 0.
         moved: Whether it may have run since the last look.
+        due_at: The time for which the innermost coroutine waits, as ``time.monotonic`` counts, or None.
+        hops: How many tasks and threads it went through.
     """
 
     def __init__(self, frames: Mapping[int, FrameType], memory: Memory, home: int) -> None:
@@ -88,7 +91,8 @@ class Walk:
         self._frames = frames
         self._memory = memory
         self._home = home
-        self._hops = 0
+        self.due_at: float | None = None
+        self.hops: int = 0
 
     # -- Coroutines and what they await.
 
@@ -102,8 +106,8 @@ class Walk:
         Returns:
             What the request is doing at its end; None when that cannot be told at this instant.
         """
-        self._hops += 1
-        if self._hops > MAX_HOPS:
+        self.hops += 1
+        if self.hops > MAX_HOPS:
             return State.SUSPENDED
         if is_running(coroutine):
             return self._follow_running(coroutine)
@@ -122,7 +126,7 @@ class Walk:
             self.line = line_of(frame)
             if frame.f_code.co_name in handoffs.SUSPENDED:
                 onward = handoffs.from_suspended(frame)
-                if onward is not None:
+                if onward is not None and not self._waits_for_time(onward):
                     return self._follow_onward(onward)
             awaited = inner
         return self._ready()
@@ -131,8 +135,12 @@ class Walk:
         self.moved = True
         return State.READY
 
+    def _waits_for_time(self, onward: handoffs.Onward) -> bool:
+        self.due_at = onward.due_at
+        return onward.due_at is not None and not is_due(onward.due_at)
+
     def _follow_onward(self, onward: handoffs.Onward) -> State | None:
-        if onward.is_due:
+        if onward.due_at is not None:
             return self._ready()
         if onward.thread_id:
             return self.follow_thread(onward.thread_id)
@@ -200,9 +208,9 @@ class Walk:
             thread_id: The thread.
             outermost: Where to begin; None for the whole stack.
         """
-        self._hops += 1
+        self.hops += 1
         frame = self._frames.get(thread_id)
-        if frame is None or self._hops > MAX_HOPS:
+        if frame is None or self.hops > MAX_HOPS:
             return None
         self.thread_id = thread_id
         self.moved = True
@@ -239,6 +247,11 @@ class Walk:
         self.path += reversed(above[:position])
         self.thread_id, self.line = thread_id, line
         return State.ON_THREAD
+
+
+def is_due(due_at: float | None) -> bool:
+    """Return whether a time that is waited for has come."""
+    return due_at is not None and due_at <= time.monotonic()
 
 
 def line_of(frame: FrameType) -> int:
