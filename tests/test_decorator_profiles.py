@@ -381,7 +381,8 @@ def test_errors_of_our_own(alone: WatchingProcessor, monkeypatch: pytest.MonkeyP
 def test_forked_child(tmp_path: Path) -> None:
     """A function is profiled in a forked child too, also when it was called before the fork."""
     code = """
-import os, time, slowspan
+import os, time, warnings, slowspan
+warnings.simplefilter("ignore")  # Newer versions warn of any fork beside threads.
 @slowspan.profile(threshold=0.1)
 def work(): time.sleep(0.3)
 work()

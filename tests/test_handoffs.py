@@ -1,0 +1,68 @@
+"""Work that was handed on and is done, while the event loop has not noticed: nobody else's work is shown for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from anyio import to_thread
+from opentelemetry.trace import SpanKind
+
+from slowspan.recording.synthetic import WAITING_FOR_LOOP
+from watched import Watched, functions, watched
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+LONG = 0.3
+
+
+def own_work() -> None:
+    time.sleep(0.1)
+
+
+def work_of_others() -> None:
+    time.sleep(2 * LONG)
+
+
+def hold_the_loop() -> None:
+    time.sleep(LONG)
+
+
+async def handle(shop: Watched, work: Callable[[], Awaitable[object]]) -> None:
+    """Serve a request, in the beginning of which the loop is held until its work has long been done."""
+    asyncio.get_running_loop().call_later(0.05, hold_the_loop)
+    with shop.provider.get_tracer("test").start_as_current_span("GET /", kind=SpanKind.SERVER):
+        await work()
+
+
+def check(shop: Watched) -> None:
+    """Check that the time with the result, but without the loop, is shown as that."""
+    shares = functions(shop.profile())
+    assert shares["own_work"] > 0.1
+    assert shares[WAITING_FOR_LOOP] > 0.3
+    assert "work_of_others" not in shares
+    assert "get" not in shares  # In which an idle worker waits.
+
+
+@pytest.mark.parametrize("library", ["asyncio", "anyio"])
+def test_thread_that_is_done(library: str) -> None:
+    """When the thread is done, and works for somebody else, the request waits for the loop."""
+
+    async def serve(shop: Watched) -> None:
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1) as pool:
+            work: Any = partial(loop.run_in_executor, pool, own_work)
+            request = loop.create_task(
+                handle(shop, work if library == "asyncio" else partial(to_thread.run_sync, own_work))
+            )
+            await asyncio.sleep(0.01)
+            await asyncio.gather(request, loop.run_in_executor(pool, work_of_others))
+
+    with watched() as shop:
+        asyncio.run(serve(shop))
+        check(shop)

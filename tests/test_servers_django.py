@@ -1,0 +1,48 @@
+"""Requests of Django and of Flask's asynchronous views, whose work goes from thread to thread, have profiles too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import servers
+from server_models import Server, check, gunicorn, serving, uvicorn
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+MANY = 10
+"""Requests at once. They begin to compute one after the other: threads would wait for one interpreter lock else."""
+
+ENVIRONMENT = {"OTEL_PYTHON_SLOWSPAN_OVERHEAD_BUDGET": "1", "START": "0.3", "STAGGER": "0.06"}
+
+
+def django(command: list[str], port: int, folder: Path) -> AbstractContextManager[Server]:
+    """Serve the Django project."""
+    env = {**ENVIRONMENT, "DJANGO_SETTINGS_MODULE": "django_settings_parts", "DATABASE": str(folder / "db")}
+    return serving(command, port, folder, env=env)
+
+
+def test_django_under_gunicorn(tmp_path: Path) -> None:
+    """Views, with a database and without, and those that an event loop in another thread runs, have right shares."""
+    port = servers.free_port()
+    with django(gunicorn("django_parts:wsgi", port), port, tmp_path) as server:
+        check(server, "/blocks", MANY)
+        check(server, "/waits", MANY)
+        server.get("/prepare")
+        check(server, "/database", 4)
+
+
+def test_django_under_uvicorn(tmp_path: Path) -> None:
+    """Asynchronous views, behind middleware in a thread, and views that a thread runs have right shares."""
+    port = servers.free_port()
+    with django(uvicorn("django_parts:asgi", port, "uvloop"), port, tmp_path) as server:
+        check(server, "/blocks", MANY)
+        check(server, "/waits", MANY)
+
+
+def test_flask_async_views(tmp_path: Path) -> None:
+    """Views that an event loop in another thread runs have right shares."""
+    port = servers.free_port()
+    with serving(gunicorn("flask_parts:app", port), port, tmp_path, env=ENVIRONMENT) as server:
+        check(server, "/waits", MANY)
