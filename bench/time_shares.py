@@ -60,7 +60,7 @@ class Requests:
         for worker in workers:
             worker.join()
         self._provider.force_flush()
-        errors = {kind: 0.0 for kind in KINDS}
+        errors = dict.fromkeys(KINDS, 0.0)
         for report in self._notifier.reports:
             seen = {share.name: share.share for share in time_shares(report.profile)}
             known = sum(seen.get(kind, 0.0) for kind in KINDS)

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slowspan.recording.hot_lines import HOT_CANDIDATES
 from slowspan.recording.meter import Meter
 from slowspan.recording.profile import ROOT
-from slowspan.recording.trace import COMPUTING, HOT_CANDIDATES, READY, WAITING, Accounts, Trace, TraceData
+from slowspan.recording.trace import COMPUTING, READY, WAITING, Accounts, Trace, TraceData
 
 if TYPE_CHECKING:
     from types import CodeType
@@ -183,12 +184,12 @@ def test_hottest_lines_are_the_hottest(steps: list[Step]) -> None:
     for node, wall in zip(data.nodes, data.wall_ns, strict=True):
         name = data.table.codes[node].co_name
         own[name] = own.get(name, 0) + wall
-    hottest = run.trace.hottest(5)
+    hottest = run.trace.hot_lines.hottest(5)
     assert [leaf.wall_ns for leaf in hottest if leaf.wall_ns] == [
         wall for wall in sorted(own.values(), reverse=True)[:5] if wall
     ]
     assert all(own[leaf.code.co_name] == leaf.wall_ns for leaf in hottest)
-    assert len(run.trace.hottest(100)) <= HOT_CANDIDATES
+    assert len(run.trace.hot_lines.hottest(100)) <= HOT_CANDIDATES
 
 
 def own_times(data: TraceData) -> dict[str, tuple[float, float]]:
@@ -276,7 +277,7 @@ def test_no_sample_at_all() -> None:
     trace.close(60 * MS, 20 * MS)
     assert trace.snapshot().before_first_ns == 60 * MS
     assert trace.cpu_time_ns() is None
-    assert trace.hottest(5) == []
+    assert trace.hot_lines.hottest(5) == []
 
 
 def test_end_before_the_last_sample() -> None:
@@ -319,7 +320,7 @@ def test_unknown_stack() -> None:
     data = trace.snapshot()
     assert set(data.nodes) == {ROOT}
     assert totals(data)[0] == 30 * MS
-    assert trace.hottest(5) == []
+    assert trace.hot_lines.hottest(5) == []
 
 
 def test_time_in_the_queue_for_the_lock_is_ready_time() -> None:
@@ -352,6 +353,6 @@ def test_a_task_that_waits_for_its_loop_is_ready() -> None:
         trace.add(tick * 10 * MS, Accounts(0), stack(CODES[0]), 7, READY, held=True)
     trace.close(100 * MS, 0)
     assert trace.ready_ns == 90 * MS
-    assert [leaf.place for leaf in trace.hottest(1)] == ["app.py:7 f0 [held the event loop]"]
+    assert [leaf.place for leaf in trace.hot_lines.hottest(1)] == ["app.py:7 f0 [held the event loop]"]
     trace._halve()
     assert sum(trace.snapshot().ready_ns) == 90 * MS

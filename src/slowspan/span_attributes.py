@@ -57,6 +57,7 @@ def profile_attributes(recording: Recording, finished: Finished) -> SpanAttribut
         attributes[semconv.READY_TIME] = ready_ns / 1e9
     if trace is not None and finished.duration_ns:
         attributes[semconv.HOT_FRAMES] = [
-            f"{format_share(leaf.wall_ns / finished.duration_ns)} {leaf.place}" for leaf in trace.hottest(HOT_FRAMES)
+            f"{format_share(leaf.wall_ns / finished.duration_ns)} {leaf.place}"
+            for leaf in trace.hot_lines.hottest(HOT_FRAMES)
         ]
     return attributes

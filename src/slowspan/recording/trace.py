@@ -14,12 +14,11 @@ from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
 from slowspan import native
-from slowspan.recording.stacks import ROOT, StackTable, is_wrapper, line_before, place
-from slowspan.recording.synthetic import HELD_THE_LOOP
+from slowspan.recording.hot_lines import HotLines
+from slowspan.recording.stacks import ROOT, StackTable
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-    from types import CodeType
 
     from slowspan.recording.meter import Meter
     from slowspan.recording.stacks import FlatStack
@@ -35,9 +34,6 @@ HORIZON = 10
 TRIFLE = 0.1
 """Computing time below this part of the time around it is not worth an entry of its own: every wait takes a little."""
 
-HOT_CANDIDATES = 8
-"""Leaf lines that are kept sorted while sampling, so that the end of a span need not sort them."""
-
 NODES_PER_SAMPLE = 4
 """Bound of the stack table, as a multiple of the bound of the samples."""
 
@@ -51,15 +47,6 @@ class Accounts(NamedTuple):
     """Time since the last sample for which the thread would have computed, had there been a processor."""
     queued: bool = False
     """Whether the thread is in the queue for the interpreter lock, after a stop or after a wait for something else."""
-
-
-class HotLeaf(NamedTuple):
-    """The own time of one line: where the innermost frame was."""
-
-    code: CodeType
-    wall_ns: int
-    place: str
-    """What people call the line: made while sampling, so that the end of a span need not make it."""
 
 
 class TraceData(NamedTuple):
@@ -111,6 +98,7 @@ class Trace:
         ready_ns: Time in which it could have computed, had others not held a processor, the interpreter lock or the
             event loop.
         before_first_ns: Time before the first sample.
+        hot_lines: The lines with most own time.
     """
 
     def __init__(self, max_samples: int, meter: Meter) -> None:
@@ -120,6 +108,7 @@ class Trace:
         self.stride: int = 1
         self.sample_count: int = 0
         self.meter = meter
+        self.hot_lines: HotLines = HotLines()
         self.ready_ns: int = 0
         self.before_first_ns: int = 0
         self._full = max_samples
@@ -140,13 +129,6 @@ class Trace:
         self._computing = _Pending()
         # The innermost node that all stacks since the last computing sample share.
         self._anchor = ROOT
-        self._leaves: list[tuple[CodeType, int, bool]] = []
-        self._leaf_indexes: dict[int, int] = {}
-        self._leaf_wall: list[int] = []
-        self._hot: list[int] = []
-        self._places: dict[int, str] = {}
-        # By id(code): the table keeps the code objects.
-        self._wrapping: dict[int, bool] = {}
 
     def cpu_time_ns(self) -> int | None:
         """Return the CPU time of the request's thread from the first sample to the last one or the end, if known."""
@@ -194,7 +176,7 @@ class Trace:
             self._anchor = node
         if node != self._anchor:
             self._anchor = self._table.common_ancestor(self._anchor, node)
-        self._append(node, at_ns, self._leaf(flat, line, held=held), sample_class)
+        self._append(node, at_ns, self.hot_lines.leaf(flat, line, held=held), sample_class)
         if queued:
             self._give_ready(len(self._nodes) - 1, in_queue)
         self._was_queued = queued
@@ -247,11 +229,6 @@ class Trace:
             self.sample_count,
         )
 
-    def hottest(self, limit: int) -> list[HotLeaf]:
-        """Return the lines with most own time, hottest first."""
-        hottest = sorted(self._hot, key=self._leaf_wall.__getitem__, reverse=True)[:limit]
-        return [HotLeaf(self._leaves[leaf][0], self._leaf_wall[leaf], self._places[leaf]) for leaf in hottest]
-
     def _gap(self, at_ns: int, accounts: Accounts | None) -> tuple[int, int, int]:
         """Return the time since the last sample, and the parts in which the thread was active and computed."""
         wall = max(at_ns - self._last_at_ns, 0)
@@ -285,7 +262,7 @@ class Trace:
         self._wall[sample] += wall_ns
         self._ready[sample] += wall_ns
         self.ready_ns += wall_ns
-        self._add_leaf_time(sample, wall_ns)
+        self.hot_lines.add(self._sample_leaves[sample], wall_ns)
 
     def _append(self, node: int, at_ns: int, leaf: int, sample_class: int) -> None:
         self._nodes.append(node)
@@ -295,32 +272,6 @@ class Trace:
         self._ready.append(0)
         self._classes.append(sample_class)
         self._sample_leaves.append(leaf)
-
-    def _leaf(self, flat: FlatStack, line: int, *, held: bool) -> int:
-        if not flat:
-            return -1
-        if self._wraps(flat[0]):
-            flat, line = self._below_wrappers(flat, line)
-        key = id(flat[0]) << 33 | held << 32 | line  # One integer takes a third of a tuple's memory.
-        leaf = self._leaf_indexes.get(key)
-        if leaf is None:
-            leaf = self._leaf_indexes[key] = len(self._leaves)
-            self._leaves.append((flat[0], line, held))
-            self._leaf_wall.append(0)
-        return leaf
-
-    def _wraps(self, code: CodeType) -> bool:
-        known = self._wrapping.get(id(code))
-        if known is None:
-            known = self._wrapping[id(code)] = is_wrapper(code.co_filename)
-        return known
-
-    def _below_wrappers(self, flat: FlatStack, line: int) -> tuple[FlatStack, int]:
-        """Return the part of a stack that is not somebody's wrapping, and its innermost line."""
-        for inner in range(2, len(flat), 2):
-            if not self._wraps(flat[inner]):
-                return flat[inner:], line_before(flat[inner], flat[inner + 1])
-        return flat, line
 
     def _settle(self, pending: _Pending) -> None:
         """Give the time of a class to its two nearest samples: the newest one and the one before."""
@@ -342,28 +293,7 @@ class Trace:
             # Time of a class that neither computes nor waits for something outside waits for its turn.
             self._ready[sample] += wall_ns - cpu_ns
             self.ready_ns += wall_ns - cpu_ns
-        self._add_leaf_time(sample, wall_ns)
-
-    def _add_leaf_time(self, sample: int, wall_ns: int) -> None:
-        leaf = self._sample_leaves[sample]
-        if leaf >= 0:
-            self._leaf_wall[leaf] += wall_ns
-            if leaf not in self._hot:
-                self._rank(leaf)
-
-    def _rank(self, leaf: int) -> None:
-        if leaf not in self._places:
-            code, line, held = self._leaves[leaf]
-            where = place(code.co_filename, line, code.co_name) if code.co_filename else code.co_name
-            self._places[leaf] = f"{where} {HELD_THE_LOOP}" if held else where
-        # Own times only grow, and only of one leaf at a time, so a short list of the largest stays exact.
-        hot, wall = self._hot, self._leaf_wall
-        if len(hot) < HOT_CANDIDATES:
-            hot.append(leaf)
-            return
-        coldest = min(range(HOT_CANDIDATES), key=lambda rank: wall[hot[rank]])
-        if wall[leaf] > wall[hot[coldest]]:
-            hot[coldest] = leaf
+        self.hot_lines.add(self._sample_leaves[sample], wall_ns)
 
     def _give_up_computing(self) -> None:
         """Give away computing time after which no computing sample came."""
