@@ -57,7 +57,7 @@ def test_quick_setup_of(kind: str, server: str, endpoint: str, tmp_path: Path) -
     assert profile.span.endpoint == endpoint
     assert profile.span.path == "/wait/0.2"
     assert len(server_spans) == 3
-    (slow,) = [span for span in server_spans if "0.2" in str(span["attributes"])]
+    (slow,) = [span for span in server_spans if "/wait/0.2" in str(span["attributes"])]
     assert slow["attributes"][ID] == profile.id
     assert slow["attributes"]["slowspan.threshold"] == pytest.approx(0.1)
 
