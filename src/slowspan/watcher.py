@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-import weakref
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,6 @@ from slowspan.recording import carriers, stack_sampler
 from slowspan.recording.carriers import ThreadCarrier, calling_thread, carrier_of, carrier_that_starts, runner_here
 from slowspan.recording.child_spans import ChildSpans
 from slowspan.recording.finished import Finished
-from slowspan.recording.generators import GeneratorCarrier
 from slowspan.recording.recording import Lost, Recording
 
 _logger = logging.getLogger("slowspan")
@@ -100,11 +98,12 @@ class SpanWatcher:
 
     # -- On the request's thread.
 
-    def start(self, span: Span) -> None:
+    def start(self, span: Span, generator: object = None) -> None:
         """Begin to watch a span. Runs in the span's start, on the path of every request: each line here is counted.
 
         Args:
             span: The span that has just started.
+            generator: The generator whose life it is, if it is one's.
         """
         try:
             is_plain = span.end.__func__ is _SDK_END  # type: ignore[attr-defined]
@@ -121,8 +120,8 @@ class SpanWatcher:
         self.children.open(span)
         thread = calling_thread.carrier
         inside = carriers.shares_thread()
-        if thread is None or inside is not None or self._inline is not None:
-            self._start_elsewhere(span, thread, inside)
+        if thread is None or inside is not None or generator is not None or self._inline is not None:
+            self._start_elsewhere(span, thread, inside, generator)
             return
         self.young[span] = thread
         if self._sampler.parked:
@@ -138,10 +137,7 @@ class SpanWatcher:
         end: object = span.end  # Not from its __dict__, which the first look makes.
         if isinstance(end, partial) and _is_stand_in(end):
             end.func.__self__.release(span)  # type: ignore[attr-defined]
-        if generator is not None:
-            # For the sampler, should the span become late.
-            span.slowspan_generator = weakref.ref(generator)  # type: ignore[attr-defined]
-        self.start(span)
+        self.start(span, generator)
 
     def release(self, span: Span) -> None:
         """Let another one watch a span that this one has begun to watch a moment ago."""
@@ -156,7 +152,7 @@ class SpanWatcher:
         if end.func == self._end_above:
             span.end = end.args[0]  # type: ignore[method-assign]
 
-    def _start_elsewhere(self, span: Span, thread: ThreadCarrier | None, inside: object) -> None:
+    def _start_elsewhere(self, span: Span, thread: ThreadCarrier | None, inside: object, generator: object) -> None:
         """Watch a span that the calling thread's stack alone does not show, or that the inline engine profiles."""
         if native.eventlet_has_replaced_threads():
             # Neither a sampler's thread nor a delivery thread can run. Said here, once: nobody else could.
@@ -168,12 +164,14 @@ class SpanWatcher:
             # Recorded although it may be fast: nobody else would know of it.
             self._record(span, ThreadCarrier(0, 0)).lost = Lost.EVENT_LOOP if runner is None else Lost.NO_THREAD
             return
+        if generator is not None:
+            runner = runner, generator
         self.young[span] = runner
         if self._sampler.parked:
             self._wake_sampler(span, runner)
-        # A profiler in a generator's thread would show its consumer as well.
-        if self._inline is not None and runner is thread and not hasattr(span, "slowspan_generator"):
-            self._record(span, runner).inline = self._inline.start()
+        # A profiler on a thread that others use as well, such as a generator's consumer, would show them too.
+        if self._inline is not None and thread is not None and runner is thread:
+            self._record(span, thread).inline = self._inline.start()
 
     def _record(self, span: Span, runner: ThreadCarrier | Runner) -> Recording:
         key = id(span)
@@ -186,11 +184,7 @@ class SpanWatcher:
                 recordings.pop(key, None)
                 children.close(context)
 
-            carrier = carrier_of(runner)
-            generator = getattr(span, "slowspan_generator", None)
-            if generator is not None:
-                carrier = GeneratorCarrier(carrier.thread_id, carrier.native_id, generator, carrier)
-            recording = recordings[key] = Recording(self, span, carrier, forget)
+            recording = recordings[key] = Recording(self, span, carrier_of(runner), forget)
         return recording
 
     def _wake_sampler(self, span: Span, runner: ThreadCarrier | Runner) -> None:

@@ -153,8 +153,9 @@ calling_thread: CallingThread = CallingThread()
 call_after_fork(calling_thread.renew)
 
 
-Runner = tuple[ThreadCarrier, Any]
-"""A thread, and the task or greenlet that it ran at the span's start: what a fast request leaves, unread."""
+Runner = tuple[Any, Any]
+"""A thread and the task or greenlet that it ran at the span's start, or one of these two and the generator that it ran:
+what a fast request leaves, unread."""
 
 
 def carrier_of(runner: ThreadCarrier | Runner) -> Carrier:
@@ -165,10 +166,14 @@ def carrier_of(runner: ThreadCarrier | Runner) -> Carrier:
     """
     if isinstance(runner, ThreadCarrier):
         return runner
-    thread, unit = runner
+    outer: Any = runner[0]
+    unit: Any = runner[1]
     if hasattr(unit, "gr_frame"):
-        return GreenletCarrier(*thread, weakref.ref(unit))
-    return TaskCarrier(*thread, weakref.ref(unit))
+        return GreenletCarrier(*outer, weakref.ref(unit))
+    if hasattr(unit, "get_coro"):
+        return TaskCarrier(*outer, weakref.ref(unit))
+    consumer = carrier_of(outer)
+    return GeneratorCarrier(consumer.thread_id, consumer.native_id, weakref.ref(unit), consumer)
 
 
 def key_of(runner: ThreadCarrier | Runner) -> int:
