@@ -169,9 +169,9 @@ def carrier_of(runner: ThreadCarrier | Runner) -> Carrier:
     outer: Any = runner[0]
     unit: Any = runner[1]
     if hasattr(unit, "gr_frame"):
-        return GreenletCarrier(*outer, weakref.ref(unit))
+        return GreenletCarrier(outer.thread_id, outer.native_id, weakref.ref(unit))
     if hasattr(unit, "get_coro"):
-        return TaskCarrier(*outer, weakref.ref(unit))
+        return TaskCarrier(outer.thread_id, outer.native_id, weakref.ref(unit))
     consumer = carrier_of(outer)
     return GeneratorCarrier(consumer.thread_id, consumer.native_id, weakref.ref(unit), consumer)
 

@@ -62,13 +62,17 @@ class Memory:
     def worker(self, future: Any, frames: Mapping[int, FrameType]) -> int:
         """Return the thread that works for a ``concurrent.futures.Future``; 0 when none does yet."""
         known = self._workers.get(id(future))
-        if known is not None and known[0]() is future and (known[1] or self.turn % SEARCH_TURNS):
+        if known is not None and known[0]() is future and (known[1] or not self._searches()):
             return known[1]
         thread_id = handoffs.thread_working_on(future, frames)
         if len(self._workers) >= MAX_HOPS:
             self._workers.clear()
         self._workers[id(future)] = weakref.ref(future), thread_id
         return thread_id
+
+    def _searches(self) -> bool:
+        # At first it may just not have begun.
+        return self.turn <= SEARCH_TURNS or self.turn % SEARCH_TURNS == 0
 
 
 class Walk:
