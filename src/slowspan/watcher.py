@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import time
@@ -155,9 +156,9 @@ class SpanWatcher:
     def _start_elsewhere(self, span: Span, thread: ThreadCarrier | None, inside: object, generator: object) -> None:
         """Watch a span that the calling thread's stack alone does not show, or that the inline engine profiles."""
         if native.eventlet_has_replaced_threads():
-            # Neither a sampler's thread nor a delivery thread can run. Said here, once: nobody else could.
+            # Neither a sampler's thread nor a delivery thread can run.
             self.enabled = False
-            _logger.warning("slowspan is off: %s", stack_sampler.unavailable())
+            _say_off()
             return
         runner = runner_here(thread, inside) if thread is not None else carrier_that_starts(span)
         if runner is None or not runner[1]:
@@ -308,6 +309,12 @@ class SpanWatcher:
     def on_error(self, error: Exception) -> None:
         """Count an error of our own; the delivery thread tells it."""
         self._counters.drop(Drop.INTERNAL_ERROR, detail=repr(error))
+
+
+@functools.cache
+def _say_off() -> None:
+    # On a request's thread, once in a process: nobody else could.
+    _logger.warning("slowspan is off: %s", stack_sampler.unavailable())
 
 
 def _is_stand_in(end: object) -> bool:

@@ -119,6 +119,8 @@ class GreenletFollower:
         self._thread_id = thread_id
         self._place: tuple[int, ...] | None = None
         self._looks_at_rest = _AT_REST
+        # The outermost frame's address, which nothing else has while the greenlet lives.
+        self._root = 0
 
     def look(self, frames: Mapping[int, FrameType]) -> Sight | None:
         """Read the stack, as of ``Follower.look``."""
@@ -127,11 +129,12 @@ class GreenletFollower:
             raise CarrierGoneError
         frame = greenlet.gr_frame
         if frame is None:
-            frame = frames.get(self._thread_id)
+            frame = self._running(greenlet, frames)
             if frame is None:
-                raise CarrierGoneError
+                return None
             self._place, self._looks_at_rest = None, 0
             return Sight(flatten(frame), line_of(frame), State.ON_THREAD, self._thread_id)
+        self._root = self._root or id(_root_of(frame))
         place, self._place = self._place, (id(frame), frame.f_lasti)
         has_moved = place is not None and self._place != place
         self._looks_at_rest = 0 if has_moved else self._looks_at_rest + 1
@@ -142,6 +145,28 @@ class GreenletFollower:
             moved=self._looks_at_rest < _AT_REST,
             loop_is_busy=_runs_greenlet(frames.get(self._thread_id)),
         )
+
+    def _running(self, greenlet: Any, frames: Mapping[int, FrameType]) -> FrameType | None:
+        """Return the innermost frame of the greenlet, which has its thread now; None when it cannot be told.
+
+        Since the frames were taken the thread may have gone on, and from one greenlet to the next.
+        """
+        frame = frames.get(self._thread_id)
+        if frame is None:
+            raise CarrierGoneError
+        if self._root:
+            return frame if id(_root_of(frame)) == self._root else None
+        frame = sys._current_frames().get(self._thread_id)
+        if frame is None or greenlet.gr_frame is not None:
+            return None
+        self._root = id(_root_of(frame))
+        return frame
+
+
+def _root_of(frame: FrameType) -> FrameType:
+    while frame.f_back is not None:
+        frame = frame.f_back
+    return frame
 
 
 _AT_REST = 10
