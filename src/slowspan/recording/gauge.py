@@ -41,12 +41,13 @@ def thread_cpu_ns(native_id: int) -> int | None:
     """Return the CPU time that a thread has used, or None where it cannot be known. Takes 1 µs.
 
     Args:
-        native_id: The kernel's thread id, as of ``threading.get_native_id``.
+        native_id: The kernel's thread id, as of ``threading.get_native_id``; 0 where it is not known.
 
     Raises:
         ThreadEndedError: The thread has ended.
     """
-    if not HAS_THREAD_CLOCKS:
+    # To the kernel 0 is the calling thread.
+    if not HAS_THREAD_CLOCKS or not native_id:
         return None
     try:
         # The clock of a thread is the complement of its id, with the bits for "per thread, scheduler's time".

@@ -71,8 +71,7 @@ def sample(recordings: Iterable[Recording], tick: int, *, lock: Lock, contended:
         try:
             look = _sample_one(recording, facts, sight)
         except ThreadEndedError:
-            # The identifier of an ended thread is given to the next one; the kernel's id tells them apart.
-            recording.lost = Lost.THREAD_ENDED
+            _give_up_if_at_home(recording, sight)
         else:
             if look is not None:
                 unclear.append(look)
@@ -159,8 +158,15 @@ def _cpu_ns(look: _Look) -> int:
     try:
         return look.gauge.cpu_ns() or 0
     except ThreadEndedError:
-        look.recording.lost = Lost.THREAD_ENDED
+        _give_up_if_at_home(look.recording, look.sight)
         return 0
+
+
+def _give_up_if_at_home(recording: Recording, sight: Sight) -> None:
+    """Give a recording up of which the thread has ended, unless that only worked for it for a while."""
+    # The identifier of an ended thread is given to the next one; the kernel's id tells them apart.
+    if sight.thread_id in {0, recording.carrier.thread_id}:
+        recording.lost = Lost.THREAD_ENDED
 
 
 def _add(trace: Trace, at_ns: int, accounts: Accounts | None, sight: Sight, sample_class: int) -> None:
