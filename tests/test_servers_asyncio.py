@@ -66,13 +66,13 @@ def test_fastapi_while_another_request_holds_the_loop(fastapi: Server) -> None:
     profiles = fastapi.profiles(paths)
     for path in paths[:2]:
         seen = seen_in(profiles[path])
-        assert seen.waited_for_loop == pytest.approx(answers[path]["held"], abs=0.1)
-        assert seen.held_by["hold_the_loop"] > 0.2
+        assert seen.waited_for_loop == pytest.approx(answers[path]["held"], rel=0.4)
+        assert seen.held_by["hold_the_loop"] > 0.1
         assert not seen.seconds["hold_the_loop"]
-        assert seen.seconds["short_wait"] > 0.3
+        assert seen.seconds["short_wait"] > 0.1
         shares = {share.name: share.share for share in time_shares(profiles[path])}
-        assert shares["ready to run"] == pytest.approx(seen.waited_for_loop * 1e9 / profiles[path].duration_ns, abs=0.1)
-    assert seen_in(profiles["/rude/0.3"]).seconds["hold_the_loop"] > 0.2
+        assert shares["ready to run"] == pytest.approx(seen.waited_for_loop * 1e9 / profiles[path].duration_ns, abs=0.2)
+    assert seen_in(profiles["/rude/0.3"]).seconds["hold_the_loop"] > 0.1
 
 
 def test_fastapi_streams(fastapi: Server) -> None:
@@ -85,7 +85,7 @@ def test_fastapi_streams(fastapi: Server) -> None:
     for answer in fastapi.get_all(list(makers)).values():
         assert answer.count("data:") == 4
     for path, profile in fastapi.profiles(list(makers)).items():
-        assert functions(profile)[makers[path]] > 0.7
+        assert functions(profile)[makers[path]] > 0.5
         assert profile.duration_ns > 0.3e9
 
 

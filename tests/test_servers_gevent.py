@@ -81,11 +81,11 @@ def test_patched_first() -> None:
     # Between the two lies what the machine has given to others.
     by_cpu, by_wall = facts["truth"]
     computing = sum(facts["shown"].get(name, 0.0) for name in ("compute", NOT_SEEN))
-    assert by_cpu - 0.12 < computing < by_wall + 0.12
-    assert facts["shown"]["query"] == pytest.approx(1 - computing, abs=0.05)
-    assert facts["waiting"]["wait"] > 0.9
+    assert by_cpu - 0.2 < computing < by_wall + 0.2
+    assert facts["shown"]["query"] == pytest.approx(1 - computing, abs=0.1)
+    assert facts["waiting"]["wait"] > 0.7
     assert "compute" not in facts["waiting"]
-    assert facts["waiting_cpu_ns"] < 0.1e9
+    assert facts["waiting_cpu_ns"] < 0.25e9
     assert facts["drops"] == {}
 
 
