@@ -203,7 +203,7 @@ def _waits_for_a_thread(frame: FrameType | None) -> bool:
 
 def sight_of(walk: Walk, state: State | None, *, held: bool = False, loop_is_busy: bool = False) -> Sight | None:
     """Return what a walk has found; None for a state of None."""
-    if state is None:
+    if state is None or not walk.is_of_one_instant():
         return None
     flat: FlatStack = []
     for code, offset in reversed(walk.path[:MAX_DEPTH]):

@@ -16,6 +16,7 @@ from slowspan.recording.trace import COMPUTING, READY, WAITING, Accounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from types import FrameType
 
     from opentelemetry.sdk.trace import Span
 
@@ -81,12 +82,25 @@ def sample(recordings: Iterable[Recording], tick: int, *, lock: Lock, contended:
 
 def _look(recordings: Iterable[Recording]) -> Iterator[tuple[Recording, Sight | None]]:
     """Find every request in the stacks of this instant."""
+    shared = []
     with all_frames() as frames:
         for recording in recordings:
-            try:
-                yield recording, recording.follower.look(frames)
-            except CarrierGoneError:
-                recording.lost = Lost.THREAD_ENDED
+            if recording.follower.shares_thread:
+                shared.append(recording)
+            else:
+                yield recording, _look_at(recording, frames)
+    for recording in shared:
+        # Of each at its own instant: where its task is, is read with it, and both must be of the same.
+        with all_frames() as frames:
+            yield recording, _look_at(recording, frames)
+
+
+def _look_at(recording: Recording, frames: Mapping[int, FrameType]) -> Sight | None:
+    try:
+        return recording.follower.look(frames)
+    except CarrierGoneError:
+        recording.lost = Lost.THREAD_ENDED
+        return None
 
 
 def _sample_one(recording: Recording, tick: _Tick, sight: Sight) -> _Look | None:

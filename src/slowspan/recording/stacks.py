@@ -10,7 +10,7 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from types import CodeType, FrameType
 
 ROOT = -1
@@ -104,6 +104,16 @@ _WRAPPERS = re.compile(r"[/\\]opentelemetry[/\\]instrumentation[/\\]|[/\\]wrapt[
 def short_name(file: str) -> str:
     """Return the last part of a path of any operating system."""
     return file.replace("\\", "/").rpartition("/")[2]
+
+
+def are_innermost(frames: Mapping[int, FrameType]) -> bool:
+    """Return whether threads still are in the frames in which they were seen before.
+
+    Args:
+        frames: By the threads' identifiers.
+    """
+    with all_frames() as now:
+        return all(now.get(thread_id) is frame for thread_id, frame in frames.items())
 
 
 def line_before(code: CodeType, offset: int) -> int:

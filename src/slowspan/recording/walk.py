@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from slowspan.recording import handoffs
 from slowspan.recording.sight import State
-from slowspan.recording.stacks import line_before
+from slowspan.recording.stacks import are_innermost, line_before
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -97,6 +97,14 @@ class Walk:
         self._home = home
         self.due_at: float | None = None
         self.hops: int = 0
+        self._guests: dict[int, FrameType] = {}
+
+    def is_of_one_instant(self) -> bool:
+        """Return whether the threads that work for the request have not gone on since their frames were read.
+
+        A pool's thread may have taken up another request's work before the request's own task was looked at.
+        """
+        return not self._guests or are_innermost(self._guests)
 
     # -- Coroutines and what they await.
 
@@ -219,6 +227,8 @@ class Walk:
         self.thread_id = thread_id
         self.moved = True
         self.line = line_of(frame)
+        if thread_id != self._home:
+            self._guests[thread_id] = frame
         above: list[tuple[CodeType, int]] = []
         blocked: tuple[int, Any] | None = None
         near = NEAR
