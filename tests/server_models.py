@@ -226,9 +226,15 @@ def compare(answers: Mapping[str, Mapping[str, Any]], profiles: Mapping[str, Pro
         AssertionError: A profile shows another request's frames, or the shares are wrong on average.
     """
     differences: dict[str, list[float]] = {}
+    seen = 0
     for path, answer in answers.items():
-        assert seen_in(profiles[path]).marks == {path.rpartition("/")[2]}
+        marks = seen_in(profiles[path]).marks
+        assert marks <= {path.rpartition("/")[2]}, f"{path} shows {marks}"
+        if not marks:
+            continue  # On a busy machine the sampler may come too late for one.
+        seen += 1
         for part, points in errors(profiles[path], answer).items():
             differences.setdefault(part, []).append(points)
+    assert seen > 0.7 * len(answers)
     wrong = {part: statistics.mean(points) for part, points in differences.items()}
     assert all(abs(points) < TOLERANCE for points in wrong.values()), wrong
