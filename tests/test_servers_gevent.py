@@ -82,7 +82,8 @@ def test_patched_first() -> None:
     by_cpu, by_wall = facts["truth"]
     computing = sum(facts["shown"].get(name, 0.0) for name in ("compute", NOT_SEEN))
     assert by_cpu - 0.2 < computing < by_wall + 0.2
-    assert facts["shown"]["query"] == pytest.approx(1 - computing, abs=0.1)
+    # What was computed and not seen can stand below the query's frames.
+    assert facts["shown"]["query"] > 1 - computing - 0.1
     assert facts["waiting"]["wait"] > 0.7
     assert "compute" not in facts["waiting"]
     assert facts["waiting_cpu_ns"] < 0.25e9
