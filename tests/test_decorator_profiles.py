@@ -77,6 +77,23 @@ def test_slow_function_in_a_trace(seen: Watched) -> None:
     assert (span.attributes or {})[ID] == profile.id
 
 
+def test_spans_inside_a_function(seen: Watched) -> None:
+    """A slow function's profile holds the spans inside it, and none beside it."""
+
+    def query() -> None:
+        with seen.provider.get_tracer("test").start_as_current_span("query"):
+            wait_here()
+
+    @slowspan.profile("with a query", threshold=0.05)
+    def load() -> None:
+        query()
+
+    with seen.provider.get_tracer("test").start_as_current_span("around"):
+        query()
+        load()
+    assert [span.name for span in seen.profile().spans] == ["query"]
+
+
 def test_quick_function(seen: Watched) -> None:
     """A function below its threshold has its span, and nothing more."""
     quick(wait_here)

@@ -164,11 +164,10 @@ class SlowSpanProcessor(SpanProcessor):
         """
         watcher = self._function_watchers.get(threshold)
         if watcher is None:
-            made = SpanWatcher(
-                function_settings(self.settings, threshold), self._counters, self._sampler, self._delivery
-            )
+            settings = function_settings(self.settings, threshold)
+            children = self._watcher.children
+            made = SpanWatcher(settings, self._counters, self._sampler, self._delivery, children)
             made.enabled = self._watcher.enabled
-            made.children = self._watcher.children
             watcher = self._function_watchers.setdefault(threshold, made)
             if watcher is made and not self.closed:
                 self._sampler.watch(made)

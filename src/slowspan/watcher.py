@@ -56,6 +56,7 @@ class SpanWatcher:
         counters: Counters,
         sampler: StackSampler,
         delivery: Delivery[Finished],
+        children: ChildSpans | None = None,
     ) -> None:
         self.enabled: bool = settings.enabled
         self.start_after_ns: int = settings.start_after_ns
@@ -65,7 +66,7 @@ class SpanWatcher:
         self.max_samples: int = settings.max_samples
         self.max_recordings: int = settings.max_recordings
         self.hung_after_ns: int = int(settings.hung_after * 1e9)
-        self.children: ChildSpans = ChildSpans()
+        self.children: ChildSpans = ChildSpans() if children is None else children
         self._judge = Judge(settings, counters, delivery, self.children)
         self.kinds: tuple[SpanKind, ...] = self._judge.kinds
         self._min_threshold_ns = settings.min_threshold_ns
