@@ -15,9 +15,9 @@ from slowspan.recording.meter import Meter
 from slowspan.recording.profile import Frame, Profile
 from slowspan.recording.recording import Lost
 from slowspan.recording.resolve import SLICE, build_profile, class_name, process_facts
-from slowspan.recording.stacks import ROOT, read_stacks
+from slowspan.recording.stacks import ROOT
 from slowspan.recording.trace import COMPUTING, WAITING, Accounts, Trace
-from watched import in_thread, wait_here
+from watched import in_thread, read_stacks, wait_here
 
 if TYPE_CHECKING:
     from types import CodeType

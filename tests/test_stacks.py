@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from slowspan.recording import stacks
 from slowspan.recording.profile import ROOT
-from slowspan.recording.stacks import MAX_DEPTH, StackTable, line_before, read_stacks
+from slowspan.recording.stacks import MAX_DEPTH, StackTable, line_before
+from watched import read_stacks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,6 +16,9 @@ from opentelemetry.trace import SpanKind
 from slowspan import SlowSpanProcessor
 from slowspan.recording import stack_sampler
 from slowspan.recording.carriers import this_thread
+from slowspan.recording.following import ThreadFollower
+from slowspan.recording.sight import CarrierGoneError
+from slowspan.recording.stacks import all_frames
 from slowspan.recording.synthetic import BEFORE_FIRST_SAMPLE
 from slowspan.testing import InMemoryNotifier
 from support import eventually
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
     from slowspan import Profile
     from slowspan.recording.recording import Recording
+    from slowspan.recording.stacks import FlatStack
 
 ID = "slowspan.profile.id"
 URL = "slowspan.profile.url"
@@ -185,6 +189,17 @@ def functions(profile: Profile) -> dict[str, float]:
         BEFORE_FIRST_SAMPLE: before / profile.duration_ns,
         **{name: time_ns / sampled for name, time_ns in times.items()},
     }
+
+
+def read_stacks(thread_ids: set[int]) -> dict[int, tuple[FlatStack, int]]:
+    """Read the stacks of some threads as the sampler does; return them with the innermost line of each."""
+    stacks = {}
+    with all_frames() as frames:
+        for thread_id in thread_ids:
+            with contextlib.suppress(CarrierGoneError):
+                sight = ThreadFollower(thread_id).look(frames)
+                stacks[thread_id] = (sight.flat, sight.line)
+    return stacks
 
 
 def in_thread(work: Callable[[], object]) -> None:

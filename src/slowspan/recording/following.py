@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slowspan.recording import handoffs
 from slowspan.recording.sight import CarrierGoneError, Sight, State
-from slowspan.recording.stacks import MAX_DEPTH, flatten, marker
+from slowspan.recording.stacks import MAX_DEPTH, flatten, line_of, marker
 from slowspan.recording.synthetic import WAITING_FOR_LOOP
-from slowspan.recording.walk import Memory, Walk, is_due, line_of
+from slowspan.recording.walk import Memory, Walk, is_due
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -178,12 +178,9 @@ One does not tell: a loop that waits in a function gets its new frame where the 
 
 def _runs_greenlet(frame: FrameType | None) -> bool:
     """Return whether a thread runs a greenlet, rather than the hub that waits for something to do."""
-    while frame is not None:
-        if frame.f_back is None:
-            # The hub itself is compiled: the first frame that is seen is its method's.
-            return frame.f_globals.get("__name__") not in {"gevent.hub", "gevent._gevent_c_hub_primitives"}
-        frame = frame.f_back
-    return False
+    # The hub itself is compiled: the first frame that is seen is its method's.
+    hub = {"gevent.hub", "gevent._gevent_c_hub_primitives"}
+    return frame is not None and _root_of(frame).f_globals.get("__name__") not in hub
 
 
 _NEAR = 4

@@ -44,27 +44,10 @@ def all_frames() -> Iterator[dict[int, FrameType]]:
             gc.enable()
 
 
-def read_stacks(thread_ids: set[int]) -> dict[int, tuple[FlatStack, int]]:
-    """Read the stacks of some threads at this instant.
-
-    No frame object outlives the call, and no local variable is touched.
-
-    Args:
-        thread_ids: The threads' identifiers as of ``_thread.get_ident``.
-
-    Returns:
-        For every thread that is alive, its stack and the line number of its innermost frame.
-    """
-    stacks = {}
-    with all_frames() as frames:
-        for thread_id in thread_ids:
-            frame = frames.get(thread_id)
-            if frame is not None:
-                line = frame.f_lineno
-                if line is None:
-                    line = line_before(frame.f_code, frame.f_lasti)
-                stacks[thread_id] = (flatten(frame), line)
-    return stacks
+def line_of(frame: FrameType) -> int:
+    """Return the line that a frame is at."""
+    line = frame.f_lineno
+    return line if line is not None else line_before(frame.f_code, frame.f_lasti)
 
 
 def marker(name: str) -> CodeType:

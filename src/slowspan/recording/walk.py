@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from slowspan.recording import handoffs
 from slowspan.recording.sight import State
-from slowspan.recording.stacks import are_innermost, line_before
+from slowspan.recording.stacks import are_innermost, line_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -266,12 +266,6 @@ class Walk:
 def is_due(due_at: float | None) -> bool:
     """Return whether a time that is waited for has come."""
     return due_at is not None and due_at <= time.monotonic()
-
-
-def line_of(frame: FrameType) -> int:
-    """Return the line that a frame is at."""
-    line = frame.f_lineno
-    return line if line is not None else line_before(frame.f_code, frame.f_lasti)
 
 
 def _parts(awaitable: Any) -> tuple[FrameType | None, Any]:
