@@ -6,12 +6,15 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from queue import Queue
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from anyio import to_thread
 from opentelemetry.trace import SpanKind
 
+from slowspan.recording.handoffs import SUSPENDED, Onward
 from slowspan.recording.synthetic import WAITING_FOR_LOOP
 from watched import Watched, functions, watched
 
@@ -66,3 +69,18 @@ def test_thread_that_is_done(library: str) -> None:
     with watched() as shop:
         asyncio.run(serve(shop))
         check(shop)
+
+
+def test_thread_that_has_not_begun() -> None:
+    """While its work is in the queue of a thread, what that thread's frames show is not the request's."""
+    [(_, onward)] = SUSPENDED["run_sync_in_worker_thread"]
+    loop = asyncio.new_event_loop()
+    worker = SimpleNamespace(queue=Queue(2), ident=42)
+    names = {"worker": worker, "future": loop.create_future()}
+    worker.queue.put("work")
+    assert onward(names) is None
+    worker.queue.get()
+    assert onward(names) == Onward(thread_id=42)
+    worker.queue.put(None)  # An order to stop after that.
+    assert onward(names) == Onward(thread_id=42)
+    loop.close()

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import FrameType
 
 
@@ -90,11 +90,8 @@ def waiter_of(future: Any) -> Any:
 def thread_working_on(future: Any, frames: Mapping[int, FrameType]) -> int:
     """Return the thread of a pool that works for a ``concurrent.futures.Future``, or 0."""
     for thread_id, top in frames.items():
-        frame: FrameType | None = top
-        while frame is not None:
-            if is_work_item(frame) and getattr(frame.f_locals.get("self"), "future", None) is future:
-                return thread_id
-            frame = frame.f_back
+        if any(worked_on is future for worked_on in _worked_on(top)):
+            return thread_id
     return 0
 
 
@@ -106,12 +103,15 @@ def is_bridged_here() -> bool:
 
 def work_of_this_thread() -> Any:
     """Return the ``concurrent.futures.Future`` for which the calling thread works, or None."""
-    frame: FrameType | None = sys._getframe(1)
+    return next(_worked_on(sys._getframe(1)), None)
+
+
+def _worked_on(frame: FrameType | None) -> Iterator[Any]:
+    """Yield the futures of the work that a thread of a pool does, from the innermost frame outwards."""
     while frame is not None:
         if is_work_item(frame):
-            return getattr(frame.f_locals.get("self"), "future", None)
+            yield getattr(frame.f_locals.get("self"), "future", None)
         frame = frame.f_back
-    return None
 
 
 _MAX_MIRRORS = 4
@@ -156,14 +156,14 @@ def _group(names: Mapping[str, Any], name: str = "self") -> Onward:
     return Onward(futures=list(getattr(names.get(name), "_tasks", None) or ()))
 
 
-def _streaming(names: Mapping[str, Any]) -> Onward:
-    # A response is streamed by a child task, while the task itself waits for the client to go away.
+def _child(names: Mapping[str, Any]) -> Onward:
+    # Starlette has a child task serve or stream, while the task itself waits for messages.
     return _group(names, "task_group")
 
 
-def _response_streaming(names: Mapping[str, Any]) -> Onward | None:
+def _child_that_streams(names: Mapping[str, Any]) -> Onward | None:
     # Until there is a response the middleware's own function runs.
-    return _group(names, "task_group") if "response" in names else None
+    return _child(names) if "response" in names else None
 
 
 def _timer(names: Mapping[str, Any]) -> Onward | None:
@@ -180,8 +180,11 @@ def _worker_thread(names: Mapping[str, Any]) -> Onward | None:
     worker, future = names.get("worker"), names.get("future")
     if worker is None or future is None or future.done():
         return None
-    if not worker.queue.unfinished_tasks:
+    unfinished = worker.queue.unfinished_tasks
+    if not unfinished:
         return Onward(due_at=0.0)  # The thread is done, but the event loop has not taken the result.
+    if len(worker.queue.queue) == unfinished:  # Its qsize() would wait for a lock.
+        return None  # The thread has not taken the work up yet.
     return Onward(thread_id=worker.ident or 0)
 
 
@@ -190,8 +193,8 @@ SUSPENDED: Mapping[str, Sequence[tuple[str, Callable[[Mapping[str, Any]], Onward
     "_wait": [("asyncio.tasks", lambda names: Onward(futures=list(names.get("fs") or ())))],
     "wait_for": [("asyncio.tasks", _waited_for)],
     "__aexit__": [("asyncio.taskgroups", _group), ("anyio._backends._asyncio", _group)],
-    "__call__": [("starlette.responses", _streaming), ("starlette.middleware.base", _response_streaming)],
-    "call_next": [("starlette.middleware.base", lambda names: _group(names, "task_group"))],
+    "__call__": [("starlette.responses", _child), ("starlette.middleware.base", _child_that_streams)],
+    "call_next": [("starlette.middleware.base", _child)],
     "run_sync_in_worker_thread": [("anyio._backends._asyncio", _worker_thread)],
 }
 """Functions in which a task waits for something else than what it awaits: name, module, what to read."""
