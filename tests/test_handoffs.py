@@ -36,6 +36,10 @@ def hold_the_loop() -> None:
     time.sleep(LONG)
 
 
+def hold_the_thread() -> None:
+    time.sleep(LONG)
+
+
 async def handle(shop: Watched, work: Callable[[], Awaitable[object]]) -> None:
     """Serve a request, in the beginning of which the loop is held until its work has long been done."""
     asyncio.get_running_loop().call_later(0.05, hold_the_loop)
@@ -46,7 +50,7 @@ async def handle(shop: Watched, work: Callable[[], Awaitable[object]]) -> None:
 def check(shop: Watched) -> None:
     """Check that the time with the result, but without the loop, is shown as that."""
     shares = functions(shop.profile())
-    assert shares["own_work"] > 0.1
+    assert shares.get("own_work", 0) > 0.1, shares
     assert shares[WAITING_FOR_LOOP] > 0.3
     assert "work_of_others" not in shares
     assert "get" not in shares  # In which an idle worker waits.
@@ -71,6 +75,26 @@ def test_thread_that_is_done(library: str) -> None:
         check(shop)
 
 
+def test_thread_that_begins_late() -> None:
+    """Work that is in a pool's queue at first is found when a thread has taken it up."""
+
+    async def serve(shop: Watched) -> None:
+        loop = asyncio.get_running_loop()
+        with (
+            ThreadPoolExecutor(1) as pool,
+            shop.provider.get_tracer("test").start_as_current_span("GET /", kind=SpanKind.SERVER),
+        ):
+            others = loop.run_in_executor(pool, hold_the_thread)
+            await loop.run_in_executor(pool, own_work)
+            await others
+
+    with watched() as shop:
+        asyncio.run(serve(shop))
+        shares = functions(shop.profile())
+        assert shares.get("own_work", 0) > 0.1, shares
+        assert "hold_the_thread" not in shares
+
+
 def test_thread_that_has_not_begun() -> None:
     """While its work is in the queue of a thread, what that thread's frames show is not the request's."""
     [(_, onward)] = SUSPENDED["run_sync_in_worker_thread"]
@@ -78,7 +102,7 @@ def test_thread_that_has_not_begun() -> None:
     worker = SimpleNamespace(queue=Queue(2), ident=42)
     names = {"worker": worker, "future": loop.create_future()}
     worker.queue.put("work")
-    assert onward(names) is None
+    assert onward(names) == Onward(in_queue=True)
     worker.queue.get()
     assert onward(names) == Onward(thread_id=42)
     worker.queue.put(None)  # An order to stop after that.

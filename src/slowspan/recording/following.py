@@ -88,7 +88,8 @@ class TaskFollower:
                 walk.path += reversed(holder)
                 walk.line = line_of(frames[self._thread_id])
         sight = sight_of(walk, state, held=state is State.READY and bool(holder), loop_is_busy=bool(holder))
-        if state is State.SUSPENDED and walk.hops == 1 and waiter is not None and sight is not None:
+        is_at_rest = state is State.SUSPENDED and walk.hops == 1 and not walk.in_queue
+        if is_at_rest and waiter is not None and sight is not None:
             self._last = _Last(weakref.ref(waiter), walk.due_at, sight._replace(moved=False))
         return sight
 

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 
 class Onward(NamedTuple):
-    """Where the work behind a suspended frame is: one of three."""
+    """Where the work behind a suspended frame is: one of four."""
 
     futures: Sequence[Any] = ()
     thread_id: int = 0
     due_at: float | None = None
     """The time for which the frame waits, as ``time.monotonic`` counts, whether or not the loop has noticed it."""
+    in_queue: bool = False
+    """Whether a thread is to do it that has not taken it up yet."""
 
 
 def from_suspended(frame: FrameType) -> Onward | None:
@@ -37,7 +39,7 @@ def from_suspended(frame: FrameType) -> Onward | None:
     for known_module, read in SUSPENDED[frame.f_code.co_name]:
         if module == known_module:
             onward = read(frame.f_locals)
-            if onward is not None and (onward.due_at is not None or onward.thread_id or onward.futures):
+            if onward is not None and (onward.due_at is not None or any(onward)):
                 return onward
     return None
 
@@ -184,7 +186,7 @@ def _worker_thread(names: Mapping[str, Any]) -> Onward | None:
     if not unfinished:
         return Onward(due_at=0.0)  # The thread is done, but the event loop has not taken the result.
     if len(worker.queue.queue) == unfinished:  # Its qsize() would wait for a lock.
-        return None  # The thread has not taken the work up yet.
+        return Onward(in_queue=True)
     return Onward(thread_id=worker.ident or 0)
 
 

@@ -85,6 +85,7 @@ class Walk:
         moved: Whether it may have run since the last look.
         due_at: The time for which the innermost coroutine waits, as ``time.monotonic`` counts, or None.
         hops: How many tasks and threads it went through.
+        in_queue: Whether it waits for a thread that has not taken up its work yet.
     """
 
     def __init__(self, frames: Mapping[int, FrameType], memory: Memory, home: int) -> None:
@@ -97,6 +98,7 @@ class Walk:
         self._home = home
         self.due_at: float | None = None
         self.hops: int = 0
+        self.in_queue: bool = False
         self._guests: dict[int, FrameType] = {}
 
     def is_of_one_instant(self) -> bool:
@@ -154,6 +156,8 @@ class Walk:
     def _follow_onward(self, onward: handoffs.Onward) -> State | None:
         if onward.due_at is not None:
             return self._ready()
+        if onward.in_queue:
+            return self._wait_in_queue()
         if onward.thread_id:
             return self.follow_thread(onward.thread_id)
         return self._follow_children(onward.futures)
@@ -209,9 +213,11 @@ class Walk:
         if not isinstance(worker, int) and worker.done():
             return self._ready()  # The thread may work for others by now.
         thread_id = worker if isinstance(worker, int) else self._memory.worker(worker, self._frames)
-        if not thread_id:
-            return State.SUSPENDED  # It waits for a thread of the pool.
-        return self.follow_thread(thread_id)
+        return self.follow_thread(thread_id) if thread_id else self._wait_in_queue()
+
+    def _wait_in_queue(self) -> State:
+        self.in_queue = True
+        return State.SUSPENDED
 
     def follow_thread(self, thread_id: int, outermost: FrameType | None = None) -> State | None:
         """Go down a thread's stack, and on to the thread or task for which it waits.
