@@ -213,6 +213,9 @@ class StackSampler:
             if delay_ns is None:
                 self._park()
                 clock = time.perf_counter_ns()
+                # An event loop lets this thread run only between two requests, when there is none to be seen. A park
+                # at each of these looks would have the next request wake it again.
+                self._linger_until_ns = clock + LINGER_NS
             else:
                 delay_ns = max(delay_ns, self._budget.stretch(MIN_SLEEP_NS))
                 self._sleep(delay_ns)
