@@ -300,7 +300,7 @@ def test_a_request_without_spans_inside_costs_next_to_nothing(site: Watched) -> 
     request = site.start()
     children = site.processor._watcher.children
     assert children.running == {request.context.trace_id: request.context}
-    assert children._traces == {}
+    assert children.traces == {}
     request.end()
 
 

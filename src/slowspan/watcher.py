@@ -26,7 +26,7 @@ _logger = logging.getLogger("slowspan")
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from opentelemetry.trace import SpanKind
+    from opentelemetry.trace import SpanContext, SpanKind
 
     from slowspan.config import Settings
     from slowspan.counters import Counters
@@ -67,6 +67,8 @@ class SpanWatcher:
         self.max_recordings: int = settings.max_recordings
         self.hung_after_ns: int = int(settings.hung_after * 1e9)
         self.children: ChildSpans = ChildSpans() if children is None else children
+        # Asked here rather than there, for each request: a call costs as much as the answer.
+        self._running, self._traces = self.children.running, self.children.traces
         self._judge = Judge(settings, counters, delivery, self.children)
         self.kinds: tuple[SpanKind, ...] = self._judge.kinds
         self._min_threshold_ns = settings.min_threshold_ns
@@ -111,23 +113,27 @@ class SpanWatcher:
             is_plain = span.end.__func__ is _SDK_END  # type: ignore[attr-defined]
         except AttributeError:
             is_plain = False
+        context = span.context
         if is_plain or "end" not in span.__dict__:
             # Keeps the span alive, as the bound method does in whose place it stands, and costs no call of its own.
-            span.end = partial(self._bound_end, span)  # type: ignore[method-assign]
+            span.end = partial(self._bound_end, span, context)  # type: ignore[method-assign]
         elif _is_stand_in(span.end):
             return  # Watched already: this processor, or another one of ours, was added twice.
         else:
             span.end = partial(self._end_above, span.end, span)  # type: ignore[method-assign]
         next(self._started)
-        self.children.open(span)
+        # As of ChildSpans.open, for a trace in which nothing else is watched: hardly ever there is.
+        if self._running.setdefault(context[0], context) is not context:
+            self.children.open(context)
         thread = calling_thread.carrier
         inside = carriers.shares_thread()
-        if thread is None or inside is not None or generator is not None or self._inline is not None:
-            self._start_elsewhere(span, thread, inside, generator)
+        runner = runner_here(thread, inside) if inside is not None and thread is not None else thread
+        if runner is None or generator is not None or self._inline is not None:
+            self._start_elsewhere(span, thread, runner, generator)
             return
-        self.young[span] = thread
+        self.young[span] = runner
         if self._sampler.parked:
-            self._wake_sampler(span, thread)
+            self._wake_sampler(span, runner)
 
     def take_over(self, span: Span, generator: object = None) -> None:
         """Begin to watch a function's span, on terms of its own, whoever watches it already.
@@ -154,14 +160,17 @@ class SpanWatcher:
         if end.func == self._end_above:
             span.end = end.args[0]  # type: ignore[method-assign]
 
-    def _start_elsewhere(self, span: Span, thread: ThreadCarrier | None, inside: object, generator: object) -> None:
+    def _start_elsewhere(
+        self, span: Span, thread: ThreadCarrier | None, runner: ThreadCarrier | Runner | None, generator: object
+    ) -> None:
         """Watch a span that the calling thread's stack alone does not show, or that the inline engine profiles."""
         if native.eventlet_has_replaced_threads():
             # Neither a sampler's thread nor a delivery thread can run.
             self.enabled = False
             _say_off()
             return
-        runner = runner_here(thread, inside) if thread is not None else carrier_that_starts(span)
+        if thread is None:
+            runner = carrier_that_starts(span)
         if runner is None or not runner[1]:
             # Recorded although it may be fast: nobody else would know of it.
             self._record(span, ThreadCarrier(0, 0)).lost = Lost.EVENT_LOOP if runner is None else Lost.NO_THREAD
@@ -197,11 +206,12 @@ class SpanWatcher:
             self.young.pop(span, None)
             self._record(span, runner).lost = Lost.SAMPLER_OFF
 
-    def end(self, span: Span, end_time: int | None = None) -> None:
+    def end(self, span: Span, context: SpanContext, end_time: int | None = None) -> None:
         """End a span, and finish its recording if it was slow. Stands in for ``span.end``.
 
         Args:
             span: The span.
+            context: The span's.
             end_time: Unix time in nanoseconds, as of ``Span.end``.
         """
         # Taken first: our own work must not lengthen the span.
@@ -215,7 +225,11 @@ class SpanWatcher:
             self.on_error(error)
         finally:
             if is_ours:
-                self.children.close(span.context)
+                # As of ChildSpans.close, for a trace in which no span has ended and nothing else is watched.
+                if context[0] not in self._traces and self._running.get(context[0]) is context:
+                    self._running.pop(context[0], None)
+                if context[0] in self._traces:
+                    self.children.close(context)
                 try:
                     del span.end
                 except AttributeError:

@@ -241,6 +241,8 @@ def _make_ask(loaded: frozenset[str]) -> Callable[[], Any] | None:
     eventlet = sys.modules.get("eventlet")
 
     def ask() -> Any:
+        if eventlet is not None and native.eventlet_has_replaced_threads():
+            return eventlet
         inside = running_loop() if running_loop is not None else None
         if inside is not None:
             return inside
@@ -249,8 +251,6 @@ def _make_ask(loaded: frozenset[str]) -> Callable[[], Any] | None:
             # A thread's first greenlet is the thread itself, unless gevent has it wait in turns with others.
             if greenlet.parent is not None or _has_hub():
                 return greenlet
-        if eventlet is not None and native.eventlet_has_replaced_threads():
-            return eventlet
         if trio is not None and trio.lowlevel.in_trio_run():
             return trio
         return asgiref if asgiref is not None and handoffs.is_bridged_here() else None

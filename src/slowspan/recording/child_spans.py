@@ -52,32 +52,32 @@ class ChildSpans:
     from the threads of requests, but for those on spans that nobody ends.
 
     Attributes:
-        running: By trace id, which is a context's first item, the watched span that began first. Others only read it.
+        running: By trace id, which is a context's first item, the watched span that began first.
+        traces: By trace id, those of which there is more to know. Others only ask whether one is there.
     """
 
     def __init__(self) -> None:
         self.running: dict[int, SpanContext] = {}
         # Those of which there is more to know. Made before a look at ``running``, and looked at after what is closed
         # has gone from there: so one of the two threads sees the other.
-        self._traces: dict[int, _Trace] = {}
+        self.traces: dict[int, _Trace] = {}
         self.clear()
         call_after_fork(self.clear)
 
     def clear(self) -> None:
         """Forget everything: the watched spans go on in another process, or are watched no more."""
         self.running.clear()
-        self._traces.clear()
+        self.traces.clear()
         self._count = 0
         # Reentrant: a collection in the middle of the work here can end a span, on the same thread.
         self._lock = native.RLock()
 
-    def open(self, span: Span) -> None:
+    def open(self, context: SpanContext) -> None:
         """Keep, from now on, what ends in the trace of a watched span."""
-        context = span.context
         first = self.running.setdefault(context[0], context)
         if first is not context:
             with self._lock:
-                trace = self._traces.setdefault(context[0], _Trace(first.span_id))
+                trace = self.traces.setdefault(context[0], _Trace(first.span_id))
                 if context[0] not in self.running:
                     self.running[context[0]] = context
                     trace.owners.clear()
@@ -91,11 +91,11 @@ class ChildSpans:
         if parent is None or first is None:
             return
         with self._lock:
-            trace = self._traces.get(parent[0])
+            trace = self.traces.get(parent[0])
             if trace is None:
-                trace = self._traces[parent[0]] = _Trace(first.span_id)
+                trace = self.traces[parent[0]] = _Trace(first.span_id)
                 if parent[0] not in self.running:
-                    del self._traces[parent[0]]
+                    del self.traces[parent[0]]
                     return
             if len(trace.spans) < MAX_SPANS and self._count < MAX_SPANS_IN_ALL:
                 self._count += 1
@@ -110,7 +110,7 @@ class ChildSpans:
         """Return what has ended so far in the trace of a watched span; None if there is nothing."""
         context = span.context
         with self._lock:
-            trace = self._traces.get(context[0])
+            trace = self.traces.get(context[0])
             if trace is None or context.span_id not in trace.owners or not trace.spans:
                 return None
             return EndedSpans(tuple(trace.spans), trace.left_out, trace.shared)
@@ -121,24 +121,20 @@ class ChildSpans:
         Args:
             context: Of the watched span, which may be gone. Nothing happens if it was closed before.
         """
-        if context[0] not in self._traces:
-            first = self.running.pop(context[0], None)
-            if first is not context and first is not None:
-                self.running.setdefault(context[0], first)
-                return
-            if context[0] not in self._traces:
-                return
-        self._close_trace(context)
+        if context[0] not in self.traces and self.running.get(context[0]) is context:
+            self.running.pop(context[0], None)
+        if context[0] in self.traces:
+            self._close_trace(context)
 
     def _close_trace(self, context: SpanContext) -> None:
         with self._lock:
-            trace = self._traces.get(context[0])
+            trace = self.traces.get(context[0])
             if trace is None:
                 return
             trace.owners.discard(context.span_id)
             if trace.owners:
                 self.running.setdefault(context[0], context)
                 return
-            del self._traces[context[0]]
+            del self.traces[context[0]]
             self.running.pop(context[0], None)
             self._count -= len(trace.spans)
