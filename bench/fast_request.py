@@ -39,10 +39,12 @@ class Copies:
 
     Args:
         cpu_of_slices: For each copy what sends it as many requests as it is told, and returns the CPU time of one.
+        requests: How many make a slice.
     """
 
-    def __init__(self, cpu_of_slices: Mapping[str, Callable[[int], float]]) -> None:
+    def __init__(self, cpu_of_slices: Mapping[str, Callable[[int], float]], requests: int = REQUESTS) -> None:
         self._cpu_of_slices = cpu_of_slices
+        self._requests = requests
         for cpu_of_slice in cpu_of_slices.values():
             cpu_of_slice(1000)
         gc.collect()
@@ -53,8 +55,8 @@ class Copies:
         rng = random.Random(0)
         results = []
         for _ in range(rounds):
-            order = rng.sample(COPIES, k=len(COPIES))
-            results.append({name: self._cpu_of_slices[name](REQUESTS) for name in order})
+            order = rng.sample(list(self._cpu_of_slices), k=len(self._cpu_of_slices))
+            results.append({name: self._cpu_of_slices[name](self._requests) for name in order})
         return results
 
 

@@ -8,10 +8,9 @@ application is called, whose instrumentation does more for a recorded span. Othe
 
 from __future__ import annotations
 
-import gc
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio, Sampler
@@ -19,6 +18,7 @@ from opentelemetry.trace import SpanKind
 
 from bench.apps import empty_app, instrumented
 from bench.estimates import Interval, bootstrap_interval, percentile
+from bench.fast_request import QUIET, Copies, Costs
 from bench.figures import Figure, Options
 from bench.processors import default_processor
 from bench.workers import Worker
@@ -26,9 +26,6 @@ from slowspan import RecordUnsampled
 
 CALLS = {"span": 500, "Flask": 100}
 """In a slice, as long as in ``bench.fast_request``."""
-
-QUIET = 0.25
-"""As in ``bench.fast_request``."""
 
 COPIES = ("control", "second control", "slowspan", "span alone")
 
@@ -43,34 +40,19 @@ ATTRIBUTES = {
 }
 """What instrumentations start a request's span with."""
 
-Costs = dict[str, float]
-"""CPU time of a request in nanoseconds, by copy."""
 
-
-class Slices:
+class Slices(Copies):
     """Runs in a worker: the copies, made in the given order."""
 
     def __init__(self, what: str, order: list[str]) -> None:
-        self._calls = CALLS[what]
-        self._requests: dict[str, Callable[[], object]] = {}
+        cpu_of_slices = {}
         make = _make_flask if what == "Flask" else _make_span
         for name in order:
             dropping = ParentBasedTraceIdRatio(0)
             sampler = dropping if "control" in name else RecordUnsampled(dropping)
-            self._requests[name] = make(sampler, [default_processor()] if name == "slowspan" else [])
-        for request in self._requests.values():
-            _cpu_of_slice(request, 1000)
-        gc.collect()
-        gc.freeze()
-
-    def run(self, rounds: int) -> list[Costs]:
-        """Return what a request costs, for each round."""
-        rng = random.Random(0)
-        results = []
-        for _ in range(rounds):
-            order = rng.sample(COPIES, k=len(COPIES))
-            results.append({name: _cpu_of_slice(self._requests[name], self._calls) for name in order})
-        return results
+            request = make(sampler, [default_processor()] if name == "slowspan" else [])
+            cpu_of_slices[name] = partial(_cpu_of_slice, request)
+        super().__init__(cpu_of_slices, CALLS[what])
 
 
 def measure(options: Options) -> Iterator[Figure]:

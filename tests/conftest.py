@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.util._once import Once
 
+import slowspan
 from slowspan.recording import stack_sampler
 from support import eventually
 
@@ -90,6 +94,23 @@ def no_global_provider() -> Iterator[None]:
     shutdown = getattr(provider, "shutdown", None)
     if shutdown is not None:
         shutdown()
+
+
+@pytest.fixture
+def switched_off(no_global_provider: None) -> Iterator[None]:
+    """Switch slowspan off after each test, in a process without a global provider before and after."""
+    yield
+    slowspan.uninstrument()
+
+
+@pytest.fixture
+def exporter(no_global_provider: None) -> InMemorySpanExporter:
+    """Make a global provider; return what it exports to."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    return exporter
 
 
 def _forget_provider() -> None:

@@ -7,6 +7,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -36,6 +37,15 @@ OTHERS = sorted(
 """Instrumentations that the tests' Flask applications have no use for: to load them all takes a server two seconds."""
 FEW_INSTRUMENTATIONS = {DISABLED: ",".join(OTHERS)}
 """Environment variables with which ``opentelemetry-instrument`` leaves these out."""
+
+QUIET = {"threshold": 0.05, "notifiers": "none"}
+"""Settings of a slowspan that tells nobody."""
+
+needs_configuration = pytest.mark.skipif(
+    find_spec("opentelemetry.configuration") is None,
+    reason="needs a newer OpenTelemetry: pip install opentelemetry-configuration",
+)
+"""For tests of the declarative configuration file."""
 
 INSTALLED_BY = {
     "chromium": "apt-get install chromium",

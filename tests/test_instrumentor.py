@@ -7,45 +7,24 @@ import os
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
 import slowspan
 from slowspan.instrumentor import SlowSpanInstrumentor
-from support import FEW_INSTRUMENTATIONS
+from support import FEW_INSTRUMENTATIONS, QUIET, needs_configuration
 from watched import ID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from opentelemetry.sdk.trace import ReadableSpan
 
-QUIET = {"threshold": 0.05, "notifiers": "none"}
-
-
-@pytest.fixture(autouse=True)
-def switched_off(no_global_provider: None) -> Iterator[None]:
-    """Switch slowspan off after each test, in a process without a global provider before and after."""
-    yield
-    slowspan.uninstrument()
-
-
-@pytest.fixture
-def exporter(no_global_provider: None) -> InMemorySpanExporter:
-    """Make a global provider; return the exporter that it has."""
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
-    return exporter
+pytestmark = pytest.mark.usefixtures("switched_off")
 
 
 def serve_slowly(provider: Any = None) -> None:
@@ -225,10 +204,7 @@ print(json.dumps({name: getattr(processor.settings, name) for name in names}))
 """
 
 
-@pytest.mark.skipif(
-    find_spec("opentelemetry.configuration") is None,
-    reason="needs a newer OpenTelemetry: pip install opentelemetry-configuration",
-)
+@needs_configuration
 def test_declarative_configuration_file(tmp_path: Path) -> None:
     """Settings under ``instrumentation/development: python: slowspan:`` hold, before those of the environment."""
     file = tmp_path / "otel.yaml"

@@ -18,13 +18,12 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.instrumentation.flask import FlaskInstrumentor
 from opentelemetry.instrumentation.starlette import StarletteInstrumentor
 from opentelemetry.instrumentation.wsgi import OpenTelemetryMiddleware as WsgiMiddleware
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 from starlette.applications import Starlette
 
 import slowspan
+from support import QUIET
 from watched import ID
 
 if TYPE_CHECKING:
@@ -32,24 +31,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-QUIET = {"threshold": 0.05, "notifiers": "none"}
-
-
-@pytest.fixture(autouse=True)
-def switched_off(no_global_provider: None) -> Iterator[None]:
-    """Switch slowspan off after each test, in a process without a global provider before and after."""
-    yield
-    slowspan.uninstrument()
-
-
-@pytest.fixture
-def exporter(no_global_provider: None) -> InMemorySpanExporter:
-    """Make a global provider; return the exporter that it has."""
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
-    return exporter
+pytestmark = pytest.mark.usefixtures("switched_off")
 
 
 def make_app() -> flask.Flask:

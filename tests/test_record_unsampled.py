@@ -8,7 +8,6 @@ import subprocess
 import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +22,10 @@ import slowspan
 from otlp_receiver import OtlpReceiver
 from servers import exporting_to
 from slowspan import load_profile, trace_sampler
-from support import DISABLED, FEW_INSTRUMENTATIONS, OTHERS, eventually, served
+from support import DISABLED, FEW_INSTRUMENTATIONS, OTHERS, eventually, needs_configuration, served
 from watched import wait_here
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from opentelemetry.sdk.trace.sampling import Sampler
 
     from slowspan.recording.profile import SpanFacts
@@ -36,11 +33,7 @@ if TYPE_CHECKING:
 RECORDING = {"record_unsampled": True, "threshold": 0.05, "notifiers": "none"}
 
 
-@pytest.fixture(autouse=True)
-def switched_off(no_global_provider: None) -> Iterator[None]:
-    """Switch slowspan off after each test, in a process without a global provider before and after."""
-    yield
-    slowspan.uninstrument()
+pytestmark = pytest.mark.usefixtures("switched_off")
 
 
 @pytest.mark.parametrize(
@@ -197,10 +190,7 @@ instrumentation/development:
 """
 
 
-@pytest.mark.skipif(
-    find_spec("opentelemetry.configuration") is None,
-    reason="needs a newer OpenTelemetry: pip install opentelemetry-configuration",
-)
+@needs_configuration
 def test_declarative_configuration_file(tmp_path: Path) -> None:
     """OpenTelemetry's declarative file can ask for it."""
     file = tmp_path / "otel.yaml"
