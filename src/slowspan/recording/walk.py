@@ -30,8 +30,9 @@ MAX_CHILDREN = 16
 MAX_CHAIN = 500
 """Coroutines in one chain of awaits."""
 
-SEARCH_TURNS = 8
-"""Looks between two searches of all threads for one that works for a future: it may be a process, or in a queue."""
+SEARCHES = 8
+"""Looks at which all threads are searched for the one that works for a future. Later, as it may well be a process that
+does, only one in as many."""
 
 NEAR = 8
 """Innermost frames of a thread among which one is looked for that waits for another thread."""
@@ -47,7 +48,7 @@ class Memory:
         self.turn: int = 0
         """Number of the look: children that wait side by side are shown in turns."""
         self._waiters: dict[int, weakref.ref[Any]] = {}
-        self._workers: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self._workers: dict[int, _Worker] = {}
 
     def has_moved(self, coroutine: Any, waiter: Any) -> bool:
         """Note what a coroutine waits for; tell whether that is something else than at the last look."""
@@ -60,19 +61,27 @@ class Memory:
         return True
 
     def worker(self, future: Any, frames: Mapping[int, FrameType]) -> int:
-        """Return the thread that works for a ``concurrent.futures.Future``; 0 when none does yet."""
+        """Return the thread that works for a running ``concurrent.futures.Future``; 0 when none is found."""
         known = self._workers.get(id(future))
-        if known is not None and known[0]() is future and (known[1] or not self._searches()):
-            return known[1]
-        thread_id = handoffs.thread_working_on(future, frames)
-        if len(self._workers) >= MAX_HOPS:
-            self._workers.clear()
-        self._workers[id(future)] = weakref.ref(future), thread_id
-        return thread_id
+        if known is None or known.future() is not future:
+            if len(self._workers) >= MAX_HOPS:
+                self._workers.clear()
+            known = self._workers[id(future)] = _Worker(future)
+        if not known.thread_id and (known.searches < SEARCHES or self.turn % SEARCHES == 0):
+            known.searches += 1
+            known.thread_id = handoffs.thread_working_on(future, frames)
+        return known.thread_id
 
-    def _searches(self) -> bool:
-        # At first it may just not have begun.
-        return self.turn <= SEARCH_TURNS or self.turn % SEARCH_TURNS == 0
+
+class _Worker:
+    """What is known of the thread that works for a future."""
+
+    __slots__ = ("future", "searches", "thread_id")
+
+    def __init__(self, future: Any) -> None:
+        self.future = weakref.ref(future)
+        self.thread_id = 0
+        self.searches = 0
 
 
 class Walk:
@@ -209,10 +218,10 @@ class Walk:
         return None
 
     def _follow_worker(self, worker: Any) -> State | None:
-        """Go on in the thread that works for a future: a thread, or a ``concurrent.futures.Future``."""
-        if not isinstance(worker, int) and worker.done():
+        """Go on in the thread that works for a ``concurrent.futures.Future``."""
+        if worker.done():
             return self._ready()  # The thread may work for others by now.
-        thread_id = worker if isinstance(worker, int) else self._memory.worker(worker, self._frames)
+        thread_id = self._memory.worker(worker, self._frames) if worker.running() else 0
         return self.follow_thread(thread_id) if thread_id else self._wait_in_queue()
 
     def _wait_in_queue(self) -> State:
