@@ -94,6 +94,8 @@ class StackSampler:
         """Take a processor's limits into account; the strictest of all processors hold."""
         self._watchers.add(watcher)
         self._apply_limits()
+        if not self.parked:
+            self._ring()  # It may sleep for longer than these limits let it.
 
     def unwatch(self, watcher: Watcher) -> None:
         """Forget a processor and its recordings, and end the thread when it was the last one."""
@@ -140,6 +142,8 @@ class StackSampler:
                 self._ring()
                 # Before another one can start: it would take this one's ring.
                 thread.join(timeout)
+            # What was spent on others' requests is not the next processor's debt.
+            self._budget = Budget(self._budget.share)
 
     def cost(self) -> float:
         """Return the sampler's own CPU time as a share of one core, over the time in which it was not parked."""
