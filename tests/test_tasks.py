@@ -189,7 +189,7 @@ def test_running_task_shows_what_computes(run: Callable[[Any], Any], shop: Watch
     profile = shop.profile()
     assert seconds_below(profile, "handle", "compute", "compute_here") > LONG / 4
     assert not {"run_forever", "_run_once", "run_in_loop"} & set(functions(profile))
-    assert {share.name: share.share for share in time_shares(profile)}["computing"] > 0.1
+    assert {share.name: share.share for share in time_shares(profile)}["computing"] > 0.02
 
 
 def hold_the_loop() -> None:
@@ -281,7 +281,7 @@ def test_work_in_a_thread_is_followed(run: Callable[[Any], Any], shop: Watched) 
     assert seconds_below(profile, "handle", "in_threads", "compute_here") > LONG / 4
     assert "wait_in_thread" not in functions(profile)
     shares = {share.name: share.share for share in time_shares(profile)}
-    assert 0.05 < shares["computing"] < 0.9
+    assert 0.02 < shares["computing"] < 0.9
 
 
 def wait_in_thread() -> None:

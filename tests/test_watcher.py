@@ -178,7 +178,7 @@ def test_ended_on_another_thread(shop: Watched) -> None:
     wait_here()
     in_thread(span.end)
     profile = shop.profile()
-    assert functions(profile)["wait_here"] > 0.4
+    assert functions(profile)["wait_here"] > 0.2
     assert "_bootstrap" not in functions(profile)
     assert profile.process.thread_name == "MainThread"
 
@@ -221,7 +221,7 @@ def test_start_time_in_the_future_holds_nobody_up(shop: Watched) -> None:
     in_thread(lambda: wrong.append(shop.start("wrong", start_time=time.time_ns() + 3_600_000_000_000)))
     shop.request(wait_here, name="right")
     wrong[0].end()
-    assert functions(shop.profile())["wait_here"] > 0.4
+    assert functions(shop.profile())["wait_here"] > 0.2
 
 
 def test_never_ended(shop: Watched) -> None:
@@ -411,7 +411,7 @@ def test_thread_that_goes_on_to_another_request(shop: Watched) -> None:
     in_thread(serve)
     spans[0].end()
     profiles = {profile.span.name: profile for profile in shop.profiles()}
-    assert functions(profiles["next"])["next_request"] > 0.4
+    assert functions(profiles["next"])["next_request"] > 0.2
     assert functions(profiles["outlives"]).get("next_request", 0) < 0.1
 
 
@@ -430,9 +430,9 @@ def test_nested_requests_in_one_thread(shop: Watched) -> None:
     with shop.provider.get_tracer("test").start_as_current_span("outer", kind=SpanKind.SERVER):
         outer()
     profiles = {profile.span.name: profile for profile in shop.profiles()}
-    assert functions(profiles["inner"])["inner"] > 0.4
+    assert functions(profiles["inner"])["inner"] > 0.2
     assert 0.2 < functions(profiles["outer"])["inner"] < 0.8
-    assert functions(profiles["outer"])["outer"] > 0.6
+    assert functions(profiles["outer"])["outer"] > 0.4
 
 
 def test_worker_threads_of_the_application(shop: Watched) -> None:
@@ -461,7 +461,7 @@ def test_threads_that_python_does_not_know(shop: Watched) -> None:
 
     _thread.start_new_thread(serve, ())
     assert done.wait(30)
-    assert functions(shop.profile())["wait_here"] > 0.4
+    assert functions(shop.profile())["wait_here"] > 0.2
 
 
 def test_event_loop_is_not_mistaken_for_a_request(shop: Watched) -> None:
@@ -593,7 +593,7 @@ def test_no_thread_can_be_started(shop: Watched, monkeypatch: pytest.MonkeyPatch
     shop.request(wait_here, name="next")
     profiles = {profile.span.name: profile for profile in shop.profiles()}
     assert set(functions(profiles["refused"])) - {BEFORE_FIRST_SAMPLE} == {NOT_SAMPLED}
-    assert functions(profiles["next"])["wait_here"] > 0.4
+    assert functions(profiles["next"])["wait_here"] > 0.2
 
 
 def test_current_span_is_untouched(shop: Watched) -> None:
