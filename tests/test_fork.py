@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import importlib
 import multiprocessing
 import os
 import pickle
@@ -14,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from slowspan import fork, native
 from slowspan.recording import stack_sampler
 from support import eventually
 from watched import Watched, functions, wait_here, wait_until_linked, watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork"),
@@ -143,6 +147,35 @@ def test_fork_while_other_threads_serve(shop: Watched) -> None:
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def test_fork_while_a_thread_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork waits until what a thread of ours is importing is there: of half a module the lock is never free again."""
+    (tmp_path / "imported_slowly.py").write_text("import time\ntime.sleep(0.3)\nVALUE = 42\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    thread = native.make_thread(lambda: importlib.import_module("imported_slowly"), "slowspan-imports")
+    thread.start()
+    eventually(lambda: "imported_slowly" in sys.modules)
+    assert in_child(lambda: importlib.import_module("imported_slowly").VALUE) == 42
+    thread.join(30)
+    assert not native.running
+    del sys.modules["imported_slowly"]
+
+
+def test_fork_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import that does not end, for it may wait for the thread that forks, holds no fork up for long."""
+    monkeypatch.setattr(fork, "MAX_WAIT", 0.05)
+    (tmp_path / "imported_later.py").write_text("import builtins\nbuiltins.go_on.wait(30)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    go_on = threading.Event()
+    monkeypatch.setattr(builtins, "go_on", go_on, raising=False)
+    thread = native.make_thread(lambda: importlib.import_module("imported_later"), "slowspan-imports")
+    thread.start()
+    eventually(lambda: "imported_later" in sys.modules)
+    assert in_child(lambda: 42) == 42
+    go_on.set()
+    thread.join(30)
+    del sys.modules["imported_later"]
 
 
 def test_fork_with_every_lock_held(shop: Watched) -> None:

@@ -104,10 +104,22 @@ def make_thread(target: Callable[[], object], name: str) -> Thread:
         target: What it runs.
         name: For people who look at the process's threads.
     """
+
+    def run() -> None:
+        running.add(get_ident())
+        try:
+            target()
+        finally:
+            running.discard(get_ident())
+
     monkey = sys.modules.get("gevent.monkey")
     if monkey is not None and monkey.is_module_patched("threading"):
-        return _NativeThread(target, name)
-    return threading.Thread(target=target, name=name, daemon=True)
+        return _NativeThread(run, name)
+    return threading.Thread(target=run, name=name, daemon=True)
+
+
+running: set[int] = set()
+"""The threads of ours that run, as of ``get_ident``."""
 
 
 class _NativeThread:
