@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,9 +20,7 @@ from support import APPS
 def test_kills_lose_no_alert(kind: str, tmp_path: Path) -> None:
     """220 kill -9 at random instants over 8 processes and 1500 alerts: none is lost, at most 1 % are told twice."""
     with ExitStack() as stack:
-        # In memory where that can be: how long a disk takes to write is how many kills meet a confirmation.
-        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
-        where = str(Path(stack.enter_context(tempfile.TemporaryDirectory(dir=memory))) / "reports")
+        where = str(tmp_path / "reports")
         if kind != "sqlite":
             where = stack.enter_context(redis_server() if kind == "redis" else memcached_server())
         # Killed processes leave no coverage behind, and without it there is less to start.

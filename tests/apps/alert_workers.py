@@ -19,8 +19,7 @@ from slowspan.delivery.alert_store import AlertPolicy, AlertStore, Claim
 KEYS = 1500
 PROCESSES = 8
 KILLS = 220
-POLICY = AlertPolicy(lease=5.0, alerts_per_hour=10**6)
-"""A lease that a machine which stands still for a moment does not use up."""
+POLICY = AlertPolicy(lease=2.0, alerts_per_hour=10**6)
 SECONDS_IN_ALL = 100.0
 
 
