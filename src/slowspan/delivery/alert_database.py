@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import random
 import sqlite3
 import threading
 import time
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT = 1.0
 """Seconds to wait for another process's transaction, which takes well under a millisecond."""
+
+_BUSY_PAUSE = (0.0002, 0.001)
+"""Seconds between two attempts, at random, so that processes do not meet again and again."""
 
 _FORK_WAIT = 1.0
 """Seconds that a fork waits for a transaction of another thread."""
@@ -67,7 +71,7 @@ class AlertDatabase:
         with self._lock:
             try:
                 connection = self._opened()
-                connection.execute("BEGIN IMMEDIATE")
+                _execute_in_turn(connection, "BEGIN IMMEDIATE")
                 try:
                     yield connection
                     connection.execute("COMMIT")
@@ -108,12 +112,13 @@ class AlertDatabase:
             self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False, cached_statements=32
         )
         try:
-            _switch_to_wal(connection)
+            _execute_in_turn(connection, "PRAGMA journal_mode=WAL")
             # A machine without power may forget the last alerts; the disk is not waited for.
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("PRAGMA journal_size_limit=1000000")
             for statement in self._schema:
                 connection.execute(statement)
+            connection.execute("PRAGMA busy_timeout=0")  # from here on waited for by ``_execute_in_turn``
         except BaseException:
             connection.close()
             raise
@@ -171,16 +176,21 @@ def _follow_forks(database: AlertDatabase) -> None:
     )
 
 
-def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """Switch a new file to write-ahead logging, for which SQLite does not wait when several processes do it at once."""
+def _execute_in_turn(connection: sqlite3.Connection, statement: str) -> None:
+    """Execute a statement as soon as the other processes let it.
+
+    SQLite's own waiting doubles its sleeps up to 100 ms, for transactions that take a fraction of a millisecond: a
+    kill would meet much that is told and not yet confirmed, which is then told twice. And it does not wait at all
+    when several processes switch a new file to write-ahead logging.
+    """
     deadline = time.monotonic() + BUSY_TIMEOUT
     while True:
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(statement)
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
-            time.sleep(0.005)
+            time.sleep(random.uniform(*_BUSY_PAUSE))
         else:
             return
 
