@@ -1,9 +1,10 @@
 """Proves that a request which ends soon pays next to nothing for being watched.
 
 Three copies of an empty Flask application live in one process and one thread: two controls and one with
-slowspan. Slices of 100 requests to each follow one another in random order; what counts is the thread's CPU
-time of a slice. A copy's place in memory makes a difference of its own, so the copies are made anew in
-several processes, in another order each time.
+slowspan. Slices of 20 requests to each follow one another in random order; what counts is the thread's CPU
+time of a slice beside that of the control's slice of the same round, since a machine changes its pace from one
+tenth of a second to the next by much more than is to be measured. A copy's place in memory makes a difference of
+its own, so the copies are made anew in several processes, in another order each time.
 """
 
 from __future__ import annotations
@@ -15,18 +16,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from bench.apps import Client, empty_app, instrumented
-from bench.estimates import Interval, bootstrap_interval, percentile
+from bench.estimates import Interval, median_interval
 from bench.figures import Figure, Options
 from bench.processors import default_processor
 from bench.workers import Worker
 from slowspan import SlowSpanProcessor
 
-REQUESTS = 100
-"""In a slice: about 20 ms, short beside the time over which a machine changes its pace."""
+REQUESTS = 20
+"""In a slice: about 4 ms, short beside the time over which a machine changes its pace."""
+
+ROUNDS = 300
+"""In a process."""
 
 QUIET = 0.25
-"""Share of the slices that count as undisturbed. What a request computes is always the same: other processes and
-other virtual machines can only make it look dearer."""
+"""Share of the slices that count as undisturbed where they are not compared round by round. What a request computes is
+always the same: other processes and other virtual machines can only make it look dearer."""
 
 COPIES = ("control", "second control", "slowspan")
 
@@ -86,12 +90,11 @@ def compare(target: str, title: str, options: Options) -> Iterator[Figure]:
         title: What the figures are called.
         options: How to measure.
     """
-    processes, rounds = (4, 50) if options.quick else (12, 300)
     results: list[Costs] = []
-    for number in range(processes):
+    for number in range(4 if options.quick else 12):
         order = list(COPIES[number % 3 :] + COPIES[: number % 3])
         with Worker(target, order=order) as worker:
-            results += worker.call("run", rounds=rounds)
+            results += worker.call("run", rounds=ROUNDS)
     for unit, target in (("µs", 5.0), ("%", 2.0)):
         yield Figure(
             name=title,
@@ -103,11 +106,11 @@ def compare(target: str, title: str, options: Options) -> Iterator[Figure]:
 
 
 def _added(name: str, unit: str, results: Sequence[Costs], options: Options) -> Interval:
-    def added(drawn: Sequence[Costs]) -> float:
-        cost, control = (percentile([costs[copy] for costs in drawn], QUIET) for copy in (name, "control"))
-        return (cost - control) / 1000 if unit == "µs" else 100 * (cost / control - 1)
+    def added(costs: Costs) -> float:
+        more = costs[name] - costs["control"]
+        return more / 1000 if unit == "µs" else 100 * more / costs["control"]
 
-    return bootstrap_interval(results, added, options.confidence)
+    return median_interval([added(costs) for costs in results], options.confidence)
 
 
 def _cpu_of_slice(client: Client, requests: int) -> float:
