@@ -49,7 +49,7 @@ def give_trace(span: Span, trace: Trace) -> None:
     """Give a filled trace to a running span; do what the sampler does when it is beyond its threshold."""
     watcher = span.end.func.__self__  # type: ignore[attr-defined]
     # The sampler is let go first: two that take the same span would lose it.
-    while span in watcher.young or id(span) not in watcher._recordings:
+    while any(young is span for young, _ in list(watcher.young.values())) or id(span) not in watcher._recordings:
         time.sleep(0.001)
     recording = watcher._recordings[id(span)]
     recording.trace = trace

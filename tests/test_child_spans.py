@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import random
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -47,7 +48,8 @@ def child(site: Watched, parent: Span, name: str = "SELECT", **options: object) 
 
 def kept(site: Watched) -> int:
     """Return the number of traces of which ended spans would be kept."""
-    return len(site.processor._watcher.children.running)
+    children = site.processor._watcher.children
+    return len({span.context.trace_id for span, _ in children.young.values()} | children.running.keys())
 
 
 def names(profile: Profile) -> dict[str, str]:
@@ -296,13 +298,54 @@ def test_threads_may_end_spans_all_at_once(site: Watched) -> None:
     assert site.processor._watcher.children._count == 0
 
 
+def test_requests_of_one_trace_come_and_go_on_many_threads() -> None:
+    """Whoever is first in the trace, late, fast or at its end: nothing is left behind, and nobody is missed."""
+    with watched(threshold=SLOW, start_after=0.002) as site:
+        root = site.start("root", kind=SpanKind.INTERNAL)
+
+        def come_and_go(number: int) -> None:
+            chance = random.Random(number)
+            for round_ in range(40):
+                request = site.start(f"{number}/{round_}", context=inside(root))
+                end = request.end
+                child(site, request).end()
+                time.sleep(chance.choice((0, 0, 0.001, 0.002, 0.003)))
+                child(site, request).end()
+                end()
+                if round_ == 20:
+                    late = site.start("slow", context=inside(root))
+                    child(site, late, f"of {number}").end()
+                    time.sleep(SLOW)
+                    late.end()
+
+        threads = [threading.Thread(target=come_and_go, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        root.end()
+        told = [profile for profile in site.profiles() if profile.span.name == "slow"]
+        assert sorted(span.name for profile in told for span in profile.spans) == [
+            f"of {number}" for number in range(4)
+        ]
+        children = site.processor._watcher.children
+
+        def nothing_is_left() -> bool:
+            gc.collect()
+            return not (children.young or children.running or children.traces or site.processor._watcher._recordings)
+
+        eventually(nothing_is_left)
+        assert children._count == 0
+
+
 def test_a_request_without_spans_inside_costs_next_to_nothing(site: Watched) -> None:
-    """Nothing is made for it but an entry that its end removes: no list, no object."""
+    """Nothing is made for it: the entry that every request has will do, and its end removes that."""
     request = site.start()
     children = site.processor._watcher.children
-    assert children.running == {request.context.trace_id: request.context}
-    assert children.traces == {}
+    assert children.young.keys() == {request.context.trace_id}
+    assert children.running == children.traces == {}
     request.end()
+    assert children.young == {}
 
 
 def test_a_partial_profile_has_the_spans_so_far() -> None:

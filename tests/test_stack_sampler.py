@@ -51,7 +51,7 @@ class FakeWatcher:
         self.max_samples = 1000
         self.max_recordings = 100
         self.hung_after_ns = 3600 * 1000 * MS
-        self.young: dict[FakeSpan, ThreadCarrier] = {}
+        self.young: dict[FakeSpan, tuple[FakeSpan, ThreadCarrier]] = {}
         self.recordings: dict[int, Recording] = {}
         self.errors: list[Exception] = []
         self.lost: list[str] = []
@@ -101,7 +101,7 @@ def watch(sampler: StackSampler, **limits: Any) -> FakeWatcher:
 def begin(sampler: StackSampler, watcher: FakeWatcher, span: FakeSpan) -> Recording:
     """Begin a recording of the calling thread, as a span's start does."""
     recording = watcher.recordings[id(span)] = Recording(watcher, span, this_thread())
-    watcher.young[span] = recording.carrier
+    watcher.young[span] = span, recording.carrier
     if sampler.parked:
         sampler.wake()
     return recording
@@ -248,7 +248,7 @@ def test_jitter(sampler: StackSampler) -> None:
     span = FakeSpan()
     span.start_time -= 2_000 * MS
     recording = watcher.recordings[id(span)] = Recording(watcher, span, this_thread())
-    watcher.young[span] = recording.carrier
+    watcher.young[span] = span, recording.carrier
     delays = [sampler._tick() for _ in range(50)]
     assert all(10 * MS <= delay <= 30 * MS for delay in delays)
     assert max(delays) - min(delays) > 5 * MS
@@ -328,10 +328,10 @@ def test_reused_thread() -> None:
     spans = [FakeSpan(trace_id=1), FakeSpan(trace_id=1), FakeSpan(trace_id=2)]
     here, elsewhere = ThreadCarrier(7, 7), ThreadCarrier(8, 8)
     outer, nested, following = (Recording(watcher, span, here) for span in spans)
-    give_up_reused_threads([outer], [{spans[1]: here}, {spans[2]: elsewhere}])
+    give_up_reused_threads([outer], [{1: (spans[1], here)}, {2: (spans[2], elsewhere)}])
     give_up_reused_threads([outer, nested, Recording(watcher, spans[2], elsewhere)], [])
     assert [r.lost for r in (outer, nested)] == [None, None]
-    give_up_reused_threads([outer], [{spans[2]: here}])
+    give_up_reused_threads([outer], [{2: (spans[2], here)}])
     assert outer.lost is Lost.THREAD_REUSED
     outer.lost = None
     give_up_reused_threads([outer, following], [])

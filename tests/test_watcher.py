@@ -124,6 +124,19 @@ def test_ended_twice_through_a_kept_method(shop: Watched) -> None:
     assert shop.processor.status().slow == 1
 
 
+def test_a_kept_method_does_not_end_a_later_request_of_the_trace(shop: Watched) -> None:
+    """Called a second time it leaves the request alone that has begun in the same trace since."""
+    parent = trace.set_span_in_context(shop.start("parent", kind=SpanKind.INTERNAL))
+    first = shop.start(context=parent)
+    end = first.end
+    end()
+    second = shop.start(context=parent)
+    end()
+    wait_here()
+    second.end()
+    assert shop.profile().duration_ns == second.end_time - second.start_time
+
+
 def test_ended_by_many_threads_at_once(shop: Watched) -> None:
     """When several threads end a span at the same moment there is one report, and its times still add up."""
     for _ in range(20):

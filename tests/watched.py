@@ -161,7 +161,8 @@ def _recordings_here() -> list[Recording]:
 
 def _is_young_here() -> bool:
     sampler, here = stack_sampler.shared, this_thread()
-    return not sampler.parked and any(here in list(watcher.young.values()) for watcher in list(sampler._watchers))
+    young = [runner for watcher in list(sampler._watchers) for _, runner in list(watcher.young.values())]
+    return not sampler.parked and here in young
 
 
 def _count(recording: Recording) -> int:

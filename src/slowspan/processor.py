@@ -101,7 +101,7 @@ class SlowSpanProcessor(SpanProcessor):
             self._watcher.enabled = False
         self._kinds = self._watcher.kinds
         self._function_watchers: dict[float | None, SpanWatcher] = {}
-        self._running = self._watcher.children.running
+        self._young, self._running = self._watcher.children.young, self._watcher.children.running
         self._keep = self._watcher.children.add
         self.closed: bool = False
         self._sampler.watch(self._watcher)
@@ -125,7 +125,7 @@ class SlowSpanProcessor(SpanProcessor):
         try:
             parent = span.parent
             # Asked here rather than there: most spans are in no watched one, and a call costs as much as the answer.
-            if parent is not None and parent[0] in self._running:
+            if parent is not None and (parent[0] in self._young or parent[0] in self._running):
                 self._keep(span)
         except Exception as error:  # noqa: BLE001 - anything raised here would become the request's
             self._watcher.on_error(error)

@@ -7,7 +7,7 @@ import itertools
 import logging
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import Span
 
@@ -26,13 +26,14 @@ _logger = logging.getLogger("slowspan")
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from opentelemetry.trace import SpanContext, SpanKind
+    from opentelemetry.trace import SpanKind
 
     from slowspan.config import Settings
     from slowspan.counters import Counters
     from slowspan.delivery.pipeline import Delivery
     from slowspan.recording.carriers import Runner
     from slowspan.recording.inline import InlineEngine
+    from slowspan.recording.recording import Young
     from slowspan.recording.stack_sampler import StackSampler
 
 _SDK_END = Span.end
@@ -46,7 +47,8 @@ class SpanWatcher:
     Attributes:
         kinds: The kinds of spans that are watched.
         enabled: Whether new spans are watched.
-        young: Running spans that are not late, oldest first, with what runs them.
+        young: Running spans that are not late, oldest first, with what runs them: by trace id where nothing else is
+            watched in the trace, else by themselves.
         children: What has ended inside the watched spans.
     """
 
@@ -69,6 +71,9 @@ class SpanWatcher:
         self.children: ChildSpans = ChildSpans() if children is None else children
         # Asked here rather than there, for each request: a call costs as much as the answer.
         self._running, self._traces = self.children.running, self.children.traces
+        # One dictionary tells the sampler of a young span and its children's ends of its trace: a second one would
+        # cost a request 1 µs. It serves the requests; functions' spans, which share the children, are kept apart.
+        self.young: dict[object, Young] = self.children.young if children is None else {}
         self._judge = Judge(settings, counters, delivery, self.children)
         self.kinds: tuple[SpanKind, ...] = self._judge.kinds
         self._min_threshold_ns = settings.min_threshold_ns
@@ -78,6 +83,7 @@ class SpanWatcher:
         self._inline = _make_inline_engine(settings)
         # Below it a span is ended without a second thought. The inline engine has a profiler to stop in any case.
         self._quick_ns = settings.min_threshold_ns if self._inline is None else -(2**63)
+        self._keeps_apart = self._inline is not None or children is not None
         # Made once: to bind it for each request would cost some 40 ns more.
         self._bound_end = self.end
         self._reset()
@@ -85,7 +91,7 @@ class SpanWatcher:
 
     def _reset(self) -> None:
         # A forked child counts its own spans; those that run go on in the parent.
-        self.young: dict[Span, ThreadCarrier | Runner] = {}
+        self.young.clear()
         # By the span's identity, and gone with the span: a dictionary of weak keys takes twice as long to ask.
         self._recordings: dict[int, Recording] = {}
         self._started = itertools.count()
@@ -109,31 +115,31 @@ class SpanWatcher:
             span: The span that has just started.
             generator: The generator whose life it is, if it is one's.
         """
+        below: Any = span.end
         try:
-            is_plain = span.end.__func__ is _SDK_END  # type: ignore[attr-defined]
+            is_plain = below.__func__ is _SDK_END
         except AttributeError:
+            if _is_stand_in(below):
+                return  # Watched already: this processor, or another one of ours, was added twice.
             is_plain = False
-        context = span.context
-        if is_plain or "end" not in span.__dict__:
-            # Keeps the span alive, as the bound method does in whose place it stands, and costs no call of its own.
-            span.end = partial(self._bound_end, span, context)  # type: ignore[method-assign]
-        elif _is_stand_in(span.end):
-            return  # Watched already: this processor, or another one of ours, was added twice.
-        else:
-            span.end = partial(self._end_above, span.end, span)  # type: ignore[method-assign]
         next(self._started)
-        # As of ChildSpans.open, for a trace in which nothing else is watched: hardly ever there is.
-        if self._running.setdefault(context[0], context) is not context:
-            self.children.open(context)
         thread = calling_thread.carrier
         inside = carriers.shares_thread()
         runner = runner_here(thread, inside) if inside is not None and thread is not None else thread
-        if runner is None or generator is not None or self._inline is not None:
-            self._start_elsewhere(span, thread, runner, generator)
+        if runner is None or generator is not None or self._keeps_apart or not is_plain:
+            self._start_apart(span, below, thread, runner, generator)
             return
-        self.young[span] = runner
+        key: object = span.context[0]
+        # Keeps the span alive, as the bound method does in whose place it stands, and costs no call of its own.
+        span.end = partial(self._bound_end, below, span, key)  # type: ignore[method-assign]
+        young = span, runner
+        if self.young.setdefault(key, young) is not young or key in self._running:
+            # Something else is watched in this trace.
+            self._take(key, span)
+            key = self._stand_in_apart(span, below)
+            self.young[key] = young
         if self._sampler.parked:
-            self._wake_sampler(span, runner)
+            self._wake_sampler(key)
 
     def take_over(self, span: Span, generator: object = None) -> None:
         """Begin to watch a function's span, on terms of its own, whoever watches it already.
@@ -149,21 +155,25 @@ class SpanWatcher:
 
     def release(self, span: Span) -> None:
         """Let another one watch a span that this one has begun to watch a moment ago."""
-        self.young.pop(span, None)
+        below, _, key = span.__dict__.pop("end").args
+        self._take(key, span)
         self.children.close(span.context)
         recording = self._recordings.pop(id(span), None)
         if recording is not None:
             recording.ended = True
             if self._inline is not None and recording.inline is not None:
                 self._inline.stop(recording.inline)
-        end = span.__dict__.pop("end")
-        if end.func == self._end_above:
-            span.end = end.args[0]  # type: ignore[method-assign]
+        span.end = below  # type: ignore[method-assign]
 
-    def _start_elsewhere(
-        self, span: Span, thread: ThreadCarrier | None, runner: ThreadCarrier | Runner | None, generator: object
+    def _start_apart(
+        self,
+        span: Span,
+        below: Callable[[int], None],
+        thread: ThreadCarrier | None,
+        runner: ThreadCarrier | Runner | None,
+        generator: object,
     ) -> None:
-        """Watch a span that the calling thread's stack alone does not show, or that the inline engine profiles."""
+        """Watch a span that is not a request's on a thread as usual: one that takes more to find, show or end."""
         if native.eventlet_has_replaced_threads():
             # Neither a sampler's thread nor a delivery thread can run.
             self.enabled = False
@@ -171,18 +181,35 @@ class SpanWatcher:
             return
         if thread is None:
             runner = carrier_that_starts(span)
+        self._stand_in_apart(span, below)
         if runner is None or not runner[1]:
             # Recorded although it may be fast: nobody else would know of it.
             self._record(span, ThreadCarrier(0, 0)).lost = Lost.EVENT_LOOP if runner is None else Lost.NO_THREAD
             return
-        if generator is not None:
-            runner = runner, generator
-        self.young[span] = runner
+        self.young[span] = span, runner if generator is None else (runner, generator)
         if self._sampler.parked:
-            self._wake_sampler(span, runner)
+            self._wake_sampler(span)
         # A profiler on a thread that others use as well, such as a generator's consumer, would show them too.
-        if self._inline is not None and thread is not None and runner is thread:
+        if self._inline is not None and thread is not None and runner is thread and generator is None:
             self._record(span, thread).inline = self._inline.start()
+
+    def _stand_in_apart(self, span: Span, below: Callable[[int], None]) -> Span:
+        """Stand in for the end of a span by which its trace is not to be known, and return its key in ``young``."""
+        span.end = partial(self._bound_end, below, span, span)  # type: ignore[method-assign]
+        context = span.context
+        # As of ChildSpans.open, for a trace in which nothing else is watched.
+        if self._running.setdefault(context[0], context) is not context or context[0] in self.children.young:
+            self.children.open(context)
+        return span
+
+    def _take(self, key: object, span: Span) -> Young | None:
+        """Take a span from ``young``; return what was there, or None."""
+        young = self.young.pop(key, None)
+        if young is not None and young[0] is not span:
+            # Another one goes by this key since that one has ended.
+            self.young.setdefault(key, young)
+            return None
+        return young
 
     def _record(self, span: Span, runner: ThreadCarrier | Runner) -> Recording:
         key = id(span)
@@ -198,69 +225,82 @@ class SpanWatcher:
             recording = recordings[key] = Recording(self, span, carrier_of(runner), forget)
         return recording
 
-    def _wake_sampler(self, span: Span, runner: ThreadCarrier | Runner) -> None:
+    def _wake_sampler(self, key: object) -> None:
         try:
             self._sampler.wake()
         except RuntimeError:
             # No thread can be started here, for example at the interpreter's end.
-            self.young.pop(span, None)
-            self._record(span, runner).lost = Lost.SAMPLER_OFF
+            recording = self._move_on(key)
+            if recording is not None:
+                recording.lost = Lost.SAMPLER_OFF
 
-    def end(self, span: Span, context: SpanContext, end_time: int | None = None) -> None:
+    def _move_on(self, key: object) -> Recording | None:
+        """Take a span from ``young`` and return its recording; None when it has ended."""
+        young = self.young.get(key)
+        if young is None:
+            return None
+        span = young[0]
+        # First there, then away from here: the thread that ends the span finds it in one of the two.
+        recording = self._record(*young)
+        if key is not span:
+            self.children.open(span.context)
+        if self._take(key, span) is not None and span.end_time is None:
+            return recording
+        if span.end_time is not None:
+            # Perhaps past us, by its class's own method.
+            self._recordings.pop(id(span), None)
+            self.children.close(span.context)
+        return None  # Else it is just ending, and forgets its recording then or when it is gone.
+
+    def end(self, below: Callable[[int], None], span: Span, key: object, end_time: int | None = None) -> None:
         """End a span, and finish its recording if it was slow. Stands in for ``span.end``.
 
         Args:
+            below: What ``span.end`` was before.
             span: The span.
-            context: The span's.
+            key: By which it is ``young``.
             end_time: Unix time in nanoseconds, as of ``Span.end``.
         """
         # Taken first: our own work must not lengthen the span.
         end_ns = time.time_ns() if end_time is None else end_time
-        is_ours = True
+        young = self.young.pop(key, None)
+        is_fast, is_ours = False, True
         try:
-            runner = self.young.pop(span, None)
-            if runner is None or end_ns - (span.start_time or 0) >= self._quick_ns:
-                is_ours = self._finish(span, runner, end_ns)
+            is_fast = young is not None and young[0] is span and end_ns - (span.start_time or 0) < self._quick_ns
+            if not is_fast:
+                is_ours = self._finish(span, young, end_ns)
         except Exception as error:  # noqa: BLE001 - anything raised here would become the request's
             self.on_error(error)
         finally:
             if is_ours:
-                # As of ChildSpans.close, for a trace in which no span has ended and nothing else is watched.
-                if context[0] not in self._traces and self._running.get(context[0]) is context:
-                    self._running.pop(context[0], None)
-                if context[0] in self._traces:
-                    self.children.close(context)
+                if key in self._traces or key is span or not is_fast:
+                    self.children.close(span.context)
                 try:
                     del span.end
                 except AttributeError:
                     """Somebody else's stand-in, above ours, has taken itself away and ours with it."""
-                span.end(end_ns)
-
-    def _end_above(self, below: Callable[[int], None], span: Span, end_time: int | None = None) -> None:
-        """End a span of which somebody else had replaced the ``end`` before."""
-        end_ns = time.time_ns() if end_time is None else end_time
-        is_ours = True
-        try:
-            is_ours = self._finish(span, self.young.pop(span, None), end_ns)
-        except Exception as error:  # noqa: BLE001 - anything raised here would become the request's
-            self.on_error(error)
-        finally:
-            if is_ours:
-                self.children.close(span.context)
-                span.__dict__.pop("end", None)
                 below(end_ns)
 
-    def _finish(self, span: Span, runner: ThreadCarrier | Runner | None, end_ns: int) -> bool:
+    def _finish(self, span: Span, young: Young | None, end_ns: int) -> bool:
         """Finish the recording of a span that may be slow.
+
+        Args:
+            span: The span.
+            young: What was found under the span's key.
+            end_ns: When it ends.
 
         Returns:
             False when another thread is ending the span at this moment.
         """
+        if young is not None and young[0] is not span:
+            # A stand-in that somebody kept, called a second time: another span goes by this key now.
+            self.young.setdefault(young[0].context[0], young)
+            young = None
         recording = self._recordings.get(id(span))
         if recording is None:
-            if runner is None:
+            if young is None:
                 return True  # It has ended before, or was forgotten.
-            recording = self._record(span, runner)
+            recording = self._record(*young)
         elif recording.ended:
             return span.end_time is not None  # A second time: the SDK says so.
         recording.ended = True
@@ -277,18 +317,11 @@ class SpanWatcher:
 
     # -- On the sampler's thread.
 
-    def on_late(self, span: Span) -> Recording | None:
+    def on_late(self, key: object) -> Recording | None:
         """Take a span that has become late from ``young``; return its recording if the filters let it be sampled."""
-        runner = self.young.get(span)
-        if runner is None:
-            return None
-        # First here, then away from there: the thread that ends the span finds it in one of the two.
-        recording = self._record(span, runner)
-        # A span can also be ended past us, by its class's own method.
-        if self.young.pop(span, None) is None or span.end_time is not None:
-            self._recordings.pop(id(span), None)
-            if span.end_time is not None:
-                self.children.close(span.context)
+        recording = self._move_on(key)
+        span = recording.span() if recording is not None else None
+        if recording is None or span is None:
             return None
         if not self.enabled or not self._judge.selects(recording, semconv.read_http(span.attributes or {}), span):
             # It can go on for hours.

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan, Span
     from opentelemetry.trace import SpanContext
 
+    from slowspan.recording.recording import Young
+
 MAX_SPANS = 1000
 """Spans kept of one trace. Of more the newest stay: a span ends after those inside it, so the tree holds together."""
 
@@ -38,8 +40,8 @@ class _Trace:
 
     __slots__ = ("left_out", "owners", "shared", "spans")
 
-    def __init__(self, owner: int) -> None:
-        self.owners = {owner}
+    def __init__(self, owner: SpanContext) -> None:
+        self.owners = {owner.span_id: owner}
         self.spans: deque[ReadableSpan] = deque()
         self.left_out = 0
         self.shared = False
@@ -48,24 +50,29 @@ class _Trace:
 class ChildSpans:
     """Keeps the ended spans of those traces in which a watched span is running.
 
-    A fast request without spans inside pays an entry in a dictionary and its removal, without a lock. All calls come
-    from the threads of requests, but for those on spans that nobody ends.
+    A fast request without spans inside pays nothing for it beyond its entry in ``young``, without a lock. All calls
+    come from the threads of requests, but for those on spans that are late or that nobody ends.
 
     Attributes:
-        running: By trace id, which is a context's first item, the watched span that began first.
+        young: By trace id, which is a context's first item, those running spans that are not late and were the first
+            watched ones of their traces. Their watcher, which adds and removes them, keeps others there as well, by
+            keys that are no trace ids.
+        running: By trace id, one of the other watched spans.
         traces: By trace id, those of which there is more to know. Others only ask whether one is there.
     """
 
     def __init__(self) -> None:
+        self.young: dict[object, Young] = {}
         self.running: dict[int, SpanContext] = {}
-        # Those of which there is more to know. Made before a look at ``running``, and looked at after what is closed
-        # has gone from there: so one of the two threads sees the other.
+        # Made before a look at ``young`` and ``running``, and looked at after what is closed has gone from there: so
+        # one of the two threads sees the other.
         self.traces: dict[int, _Trace] = {}
         self.clear()
         call_after_fork(self.clear)
 
     def clear(self) -> None:
         """Forget everything: the watched spans go on in another process, or are watched no more."""
+        self.young.clear()
         self.running.clear()
         self.traces.clear()
         self._count = 0
@@ -73,28 +80,41 @@ class ChildSpans:
         self._lock = native.RLock()
 
     def open(self, context: SpanContext) -> None:
-        """Keep, from now on, what ends in the trace of a watched span."""
-        first = self.running.setdefault(context[0], context)
-        if first is not context:
-            with self._lock:
-                trace = self.traces.setdefault(context[0], _Trace(first.span_id))
-                if context[0] not in self.running:
-                    self.running[context[0]] = context
-                    trace.owners.clear()
-                trace.owners.add(context.span_id)
-                trace.shared = True
+        """Keep what ends in the trace of a watched span: of one that is leaving ``young``, or never was there.
+
+        Args:
+            context: The span's. Nothing happens if it is open already.
+        """
+        trace_id = context[0]
+        with self._lock:
+            first = self._first(trace_id)
+            self.running.setdefault(trace_id, context)
+            if first is None or first is context:
+                return
+            trace = self.traces.setdefault(trace_id, _Trace(context))
+            trace.shared = True
+            trace.owners.update({first.span_id: first, context.span_id: context})
+            if self._first(trace_id) is not first:
+                # It has ended meanwhile, and may have looked for the trace before it was there.
+                trace.owners.pop(first.span_id, None)
+                self.running.setdefault(trace_id, context)
+
+    def _first(self, trace_id: int) -> SpanContext | None:
+        # In this order: what leaves ``young`` to become late is among the running before.
+        young = self.young.get(trace_id)
+        return self.running.get(trace_id) if young is None else young[0].context
 
     def add(self, span: ReadableSpan) -> None:
         """Keep an ended span if a watched one of its trace is running."""
         parent = span.parent
-        first = self.running.get(parent[0]) if parent is not None else None
+        first = self._first(parent[0]) if parent is not None else None
         if parent is None or first is None:
             return
         with self._lock:
             trace = self.traces.get(parent[0])
             if trace is None:
-                trace = self.traces[parent[0]] = _Trace(first.span_id)
-                if parent[0] not in self.running:
+                trace = self.traces[parent[0]] = _Trace(first)
+                if self._first(parent[0]) is not first:
                     del self.traces[parent[0]]
                     return
             if len(trace.spans) < MAX_SPANS and self._count < MAX_SPANS_IN_ALL:
@@ -131,9 +151,9 @@ class ChildSpans:
             trace = self.traces.get(context[0])
             if trace is None:
                 return
-            trace.owners.discard(context.span_id)
+            trace.owners.pop(context.span_id, None)
             if trace.owners:
-                self.running.setdefault(context[0], context)
+                self.running[context[0]] = next(iter(trace.owners.values()))
                 return
             del self.traces[context[0]]
             self.running.pop(context[0], None)

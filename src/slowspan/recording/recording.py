@@ -29,17 +29,21 @@ class Lost(enum.Enum):
     SAMPLER_OFF = "The stack sampler was not running."
 
 
+Young = tuple["Span", "ThreadCarrier | Runner"]
+"""A running span that is not late, and what ran it at its start."""
+
+
 class Watcher(Protocol):
     """The owner of recordings: what it asks of the stack sampler, and what it is told.
 
     All calls come from the sampler's thread.
 
     Attributes:
-        young: Running spans that are not late, oldest first, with what runs them. Request threads add and
+        young: Running spans that are not late, oldest first, by keys of the owner's. Request threads add and
             remove; ``on_late`` removes. Until then, a span that is thrown away is kept alive.
     """
 
-    young: dict[Span, ThreadCarrier | Runner]
+    young: dict[object, Young]
     start_after_ns: int
     interval_ns: int
     overhead_budget: float
@@ -48,7 +52,7 @@ class Watcher(Protocol):
     max_recordings: int
     hung_after_ns: int
 
-    def on_late(self, span: Span) -> Recording | None:
+    def on_late(self, key: object) -> Recording | None:
         """Take a span that has become late from ``young``; return its recording if it is to be sampled."""
         ...
 

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import Span
 
-    from slowspan.recording.carriers import Runner, ThreadCarrier
     from slowspan.recording.gauge import ThreadGauge
-    from slowspan.recording.recording import Recording
+    from slowspan.recording.recording import Recording, Young
     from slowspan.recording.sight import Sight
     from slowspan.recording.trace import Trace
 
@@ -191,7 +190,7 @@ def _add(trace: Trace, at_ns: int, accounts: Accounts | None, sight: Sight, samp
             trace.add(at_ns, accounts, sight.flat, sight.line, sample_class, held=sight.held)
 
 
-def give_up_reused_threads(late: Iterable[Recording], young: Iterable[Mapping[Span, ThreadCarrier | Runner]]) -> None:
+def give_up_reused_threads(late: Iterable[Recording], young: Iterable[Mapping[object, Young]]) -> None:
     """Stop reading the thread of a request that was never ended when another request has begun on it.
 
     A nested request is of the same trace as the one around it; one of another trace came after it.
@@ -208,10 +207,8 @@ def give_up_reused_threads(late: Iterable[Recording], young: Iterable[Mapping[Sp
             _give_up(newest.get(key), trace_id)
             newest[key] = recording
     for spans in young:
-        for span in list(spans):
-            runner = spans.get(span)
-            if runner is not None:
-                _give_up(newest.get(key_of(runner)), _trace_id(span))
+        for span, runner in list(spans.values()):
+            _give_up(newest.get(key_of(runner)), _trace_id(span))
 
 
 def _give_up(earlier: Recording | None, trace_id: int) -> None:

@@ -22,8 +22,6 @@ from slowspan.recording.switching import FineSwitching
 from slowspan.recording.trace import Trace
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import Span
-
     from slowspan.recording.recording import Recording, Watcher
 
 LINGER_NS = 2_000_000_000
@@ -278,21 +276,21 @@ class StackSampler:
         """Move recordings that have become late; return the nanoseconds until the next one will be."""
         next_due = self._start_after_ns
         for watcher in list(self._watchers):
-            for span in list(watcher.young):
+            for key, (span, _) in list(watcher.young.items()):
                 due = (span.start_time or 0) + watcher.start_after_ns - now
                 if due <= 0:
-                    self._begin(watcher, span)
+                    self._begin(watcher, key)
                 else:
                     next_due = min(next_due, due)
                     if due <= watcher.start_after_ns:
                         break  # Those that follow are younger still. One that starts in the future tells nothing.
         return next_due
 
-    def _begin(self, owner: Watcher, span: Span) -> None:
+    def _begin(self, owner: Watcher, key: object) -> None:
         try:
-            recording = owner.on_late(span)
+            recording = owner.on_late(key)
         except Exception as error:  # noqa: BLE001 - one owner's failure must not stop the others' sampling
-            owner.young.pop(span, None)
+            owner.young.pop(key, None)
             owner.on_error(error)
             return
         if recording is None:
