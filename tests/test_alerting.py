@@ -77,6 +77,8 @@ class Finished:
         self.running = profile.running
         self.duration_ns = profile.duration_ns
         self.kept = kept
+        self.withdrawn = False
+        self.name = profile.name
 
 
 class Shop:

@@ -14,7 +14,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span, TracerProvider
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
 from profiles import MS, SECOND, STEM, TOTAL, make_profile, make_spans, make_tables
 from slowspan.recording import child_spans
@@ -296,6 +296,76 @@ def test_threads_may_end_spans_all_at_once(site: Watched) -> None:
     assert len(found.spans) + found.left_out == 800
     request.end()
     assert site.processor._watcher.children._count == 0
+
+
+def test_a_nested_request_does_not_delay_the_outer_one() -> None:
+    """The oldest stays first among the young, where the sampler begins to look."""
+    with watched(start_after=60, threshold=60) as site:
+        outer, other = site.start("outer"), site.start("other")
+        nested = site.start("nested", context=inside(outer))
+        young = [span.name for span, _ in site.processor._watcher.young.values()]
+        assert young == ["outer", "other", "nested"]
+        for span in (nested, other, outer):
+            span.end()
+        assert kept(site) == 0
+
+
+def test_the_end_of_an_excluded_request_leaves_those_of_its_trace_alone() -> None:
+    """It went by the trace's id once; what goes by it now keeps its profile, and its spans."""
+    with watched(excluded_urls="/long", start_after=0) as site:
+        outer = site.start("outer", attributes={"http.target": "/long", "http.scheme": "http", "http.host": "shop"})
+        eventually(lambda: kept(site) == 0)
+        nested = site.start("nested", context=inside(outer))
+        outer.end()
+        child(site, nested).end()
+        wait_here()
+        nested.end()
+        assert names(site.profile()) == {"SELECT": ""}
+        assert kept(site) == 0
+
+
+def test_an_error_at_the_end_does_not_reach_the_application(site: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The span ends, whatever happens here."""
+    monkeypatch.setattr(site.processor._watcher.children, "close", lambda _context: 1 / 0)
+    request = site.start()
+    child(site, request).end()
+    request.end()
+    assert request.end_time is not None
+    assert site.processor.status().drops == {"internal_error": 1}
+
+
+def test_a_watched_span_that_begins_while_another_one_closes(site: Watched) -> None:
+    """It keeps the trace, although the other one has not looked for what it leaves yet."""
+    children = site.processor._watcher.children
+    first, second = site.start("first"), site.start("elsewhere", kind=SpanKind.INTERNAL)
+    child(site, first).end()
+    young = children.young.pop(first.context.trace_id)  # Its end has come so far ...
+    context = SpanContext(first.context.trace_id, second.context.span_id, is_remote=False)
+    children.running.setdefault(first.context.trace_id, context)  # ... when the other one begins ...
+    children.close(young[0].context)  # ... and only now it goes on.
+    assert children.running == {first.context.trace_id: context}
+    children.close(context)
+    assert children.running == children.traces == {}
+    first.end()
+    second.end()
+
+
+def test_a_request_that_becomes_late_while_another_one_begins(site: Watched) -> None:
+    """Both keep what ends in their trace."""
+    children = site.processor._watcher.children
+    first, second = site.start("first"), site.start("elsewhere", kind=SpanKind.INTERNAL)
+    context = SpanContext(first.context.trace_id, second.context.span_id, is_remote=False)
+    children.running.setdefault(first.context.trace_id, context)
+    children.open(first.context)
+    child(site, first).end()
+    found = children.ended(first)
+    assert found is not None
+    assert len(found.spans) == 1
+    first.end()
+    assert children.running == {first.context.trace_id: context}
+    children.close(context)
+    assert children.running == children.traces == {}
+    second.end()
 
 
 def test_requests_of_one_trace_come_and_go_on_many_threads() -> None:

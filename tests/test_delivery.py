@@ -415,6 +415,8 @@ class Raw:
     number: int
     changes: dict[str, Any] = field(default_factory=dict)
     kept: bool = True
+    withdrawn: bool = False
+    name: str = "report"
     duration_ns: int = 1_420_000_000
 
     @property

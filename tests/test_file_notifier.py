@@ -59,6 +59,17 @@ def test_a_report_is_a_page_and_a_profile(notifier: FileNotifier, directory: Pat
     assert (directory / f"{name}.json.gz").read_bytes() == STORED
 
 
+def test_a_report_is_withdrawn(notifier: FileNotifier, directory: Path) -> None:
+    """Both files go, and nobody else's; once more is no error."""
+    for number in (1, 2):
+        notifier.notify(make_report(number))
+    name = make_report(1).profile.name
+    for _ in range(2):
+        notifier.withdraw(name)
+    assert len(os.listdir(directory)) == 2
+    assert not any(file.startswith(name) for file in os.listdir(directory))
+
+
 def test_the_real_page_and_profile(notifier: FileNotifier, directory: Path) -> None:
     """With the real renderer: the page names the endpoint, and the profile reads back as it was."""
     profile = make_named_profile(1)

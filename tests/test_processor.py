@@ -275,6 +275,36 @@ def test_attribute_known_at_the_end_only() -> None:
         assert shop.profile().span.status_code == 200
 
 
+def test_an_included_attribute_may_come_late() -> None:
+    """What is to be there need not be there when the request becomes late: it is asked for again until the end."""
+    with watched(included_attributes="tenant=^acme$, http.status_code=^5") as shop:
+        for name, value in (
+            ("tenant", "globex"),
+            ("tenant", "acme"),
+            ("http.status_code", 200),
+            ("http.status_code", 503),
+        ):
+            span = shop.start(attributes=GET)
+            wait_here()
+            assert ID not in span.attributes
+            span.set_attribute(name, value)
+            span.end()
+        assert [profile.span.status_code for profile in shop.profiles()] == [None, 503]
+        linked = [ID in (span.attributes or {}) for span in shop.exported()]
+        assert linked == [False, True, False, True]
+
+
+def test_an_address_that_leads_nowhere_is_marked() -> None:
+    """A request that only its end leaves out has been linked already: its span says that there is no report."""
+    with watched(excluded_attributes="http.status_code=404") as shop:
+        span = shop.start(attributes=GET)
+        wait_until_linked(span)
+        span.set_attribute("http.status_code", 404)
+        span.end()
+        assert shop.profiles() == []
+        assert shop.attributes()["slowspan.profile.dropped"] == "not_selected"
+
+
 def test_websocket_is_left_out(shop: Watched) -> None:
     """A websocket's one long span is not a slow request, by its scheme or by its status."""
     shop.request(wait_here, attributes={**GET, "http.scheme": "ws"})

@@ -57,9 +57,10 @@ class FakeWatcher:
         self.lost: list[str] = []
         vars(self).update(limits)
 
-    def on_late(self, span: FakeSpan) -> Recording | None:
+    def on_late(self, key: FakeSpan, young: tuple[FakeSpan, ThreadCarrier]) -> Recording | None:
         """Take it."""
-        del self.young[span]
+        span, _ = self.young.pop(key)
+        assert span is young[0]
         return self.recordings.pop(id(span))
 
     def on_threshold(self, recording: Recording, age_ns: int) -> None:
@@ -301,6 +302,21 @@ def test_span_that_nobody_ends(sampler: StackSampler, monkeypatch: pytest.Monkey
     eventually(lambda: sampler.parked)
     assert len(watcher.lost) == 1
     assert leaked.end_time is None
+
+
+def test_a_hung_request_is_asked_for_until_it_is_slow(sampler: StackSampler) -> None:
+    """One that is not slow by its own threshold yet is asked for at each look, and only then at twice its age."""
+    ages: list[int] = []
+
+    def on_hung(_recording: Recording, age_ns: int) -> bool:
+        ages.append(age_ns)
+        return len(ages) > 5
+
+    watcher = watch(sampler, hung_after_ns=20 * MS, on_hung=on_hung)
+    with recorded(sampler, watcher):
+        eventually(lambda: len(ages) > 6)
+    assert any(later < 2 * earlier for earlier, later in itertools.pairwise(ages[:6]))
+    assert ages[6] >= 2 * ages[5]
 
 
 @pytest.mark.parametrize("method", ["on_late", "on_threshold", "on_hung"])

@@ -514,6 +514,21 @@ def test_hung_request_leaves_a_partial_report() -> None:
         assert shop.processor.status().reports == 1
 
 
+def test_a_partial_report_is_taken_back() -> None:
+    """A request that only its end leaves out, such as a websocket, has no report any more; its span says so."""
+    with watched(hung_after=0.1) as shop:
+        withdrawn: list[str] = []
+        shop.processor.notifier.withdraw = withdrawn.append  # type: ignore[attr-defined]
+        span = shop.start(attributes={"http.method": "GET", "http.scheme": "http", "http.target": "/chat"})
+        (partial,) = eventually(lambda: shop.profiles()[:1])
+        span.set_attribute("http.status_code", 101)
+        span.end()
+        assert all(profile.running for profile in shop.profiles())
+        assert withdrawn == [partial.name]
+        assert shop.attributes()["slowspan.profile.dropped"] == "not_selected"
+        assert shop.processor.status().reports == 0
+
+
 def test_partial_report_is_renewed_as_the_age_doubles() -> None:
     """Partial reports come at ages of which each is at least twice the one before."""
     with watched(hung_after=0.1) as shop:

@@ -16,7 +16,7 @@ from slowspan.recording.finished import Finished
 from slowspan.recording.gauge import HAS_THREAD_CLOCKS
 from slowspan.recording.recording import Lost
 from slowspan.selection import Selection
-from slowspan.span_attributes import link_attributes, profile_attributes
+from slowspan.span_attributes import NOT_SELECTED, link_attributes, profile_attributes
 from slowspan.trigger import Trigger
 
 if TYPE_CHECKING:
@@ -67,9 +67,12 @@ class Judge:
         """Decide on a span that is over the smallest threshold; if it is slow, hand it on."""
         # Taken first: it is the account of the request, not of what follows here.
         cpu_ns = time.thread_time_ns() if _is_at_home(recording) else None
-        if span.end_time is not None or not self._is_slow(recording, span, duration_ns):
+        if span.end_time is not None:
             return
         trace = recording.trace
+        if not self._is_slow(recording, span, duration_ns):
+            self._take_back(recording, span, duration_ns)
+            return
         if trace is not None:
             with trace.lock:
                 # When the thread was lost nothing is known of the time after the last sample.
@@ -88,7 +91,7 @@ class Judge:
             # Linked before its end, and nothing that has come since can change that, except for one answer.
             return duration_ns >= recording.threshold_ns and not semconv.is_switched(span.attributes)
         http = semconv.read_http(span.attributes or {})
-        if not self.selects(recording, http, span):
+        if not self._selection.selects(http, span.attributes or {}):
             return False
         threshold_ns = self._trigger.threshold_ns(http, span.name)
         if duration_ns < threshold_ns:
@@ -96,11 +99,15 @@ class Judge:
         self._link(recording, span, http, threshold_ns)
         return True
 
-    def selects(self, recording: Recording, http: HttpFacts, span: Span) -> bool:
-        """Return whether the filters take a span, and note it on its recording. On any thread."""
-        # Asked again at the end: the status code, and with some frameworks the route, are known only then.
-        recording.selected = recording.selected is not False and self._selection.selects(http, span.attributes or {})
-        return recording.selected
+    def _take_back(self, recording: Recording, span: Span, duration_ns: int) -> None:
+        """Take back what was said of a running request that is not to be reported, as only its end has told."""
+        if recording.threshold_ns is None:
+            return
+        span.set_attribute(semconv.PROFILE_DROPPED, NOT_SELECTED)
+        if recording.told and recording.trace is not None:
+            with recording.trace.lock:
+                partial = self.freeze(recording, span, duration_ns)
+            self._delivery.submit(partial._replace(withdrawn=True))
 
     def _link(self, recording: Recording, span: Span, http: HttpFacts, threshold_ns: int) -> None:
         """Write on a span where its profile will be."""
@@ -156,6 +163,13 @@ class Judge:
 
     # -- On the sampler's thread.
 
+    def may_select(self, recording: Recording, span: Span) -> bool:
+        """Return whether the filters take a late span, as far as can be told by now, and note it on its recording."""
+        # Asked again at the end: the status code, and with some frameworks the route, are known only then.
+        attributes = span.attributes or {}
+        recording.selected = self._selection.selects(semconv.read_http(attributes), attributes, so_far=True)
+        return recording.selected
+
     def on_threshold(self, recording: Recording, age_ns: int) -> None:
         """Link the profile on the span as soon as the request has crossed its threshold."""
         span = recording.span()
@@ -164,22 +178,23 @@ class Judge:
             return
         http = semconv.read_http(span.attributes or {})
         threshold_ns = self._trigger.threshold_ns(http, span.name)
-        if age_ns >= threshold_ns:
+        if age_ns >= threshold_ns and self._selection.selects(http, span.attributes or {}):
             with trace.lock:
                 if not recording.ended:
                     self._link(recording, span, http, threshold_ns)
 
-    def on_hung(self, recording: Recording, age_ns: int) -> None:
-        """Hand on a partial profile of a request that still runs."""
+    def on_hung(self, recording: Recording, age_ns: int) -> bool:
+        """Hand on a partial profile of a request that still runs; False when it is not slow yet."""
         span = recording.span()
         trace = recording.trace
         if span is None or trace is None or recording.threshold_ns is None:
-            return
+            return False
         with trace.lock:
-            if recording.ended:
-                return
-            # Under the lock, so that the final profile, which replaces this one, comes after it.
-            self._delivery.submit(self.freeze(recording, span, age_ns, running=True))
+            if not recording.ended:
+                recording.told = True
+                # Under the lock, so that the final profile, which replaces this one, comes after it.
+                self._delivery.submit(self.freeze(recording, span, age_ns, running=True))
+        return True
 
 
 def _is_at_home(recording: Recording) -> bool:

@@ -35,7 +35,7 @@ class Selection:
         )
         self._included_attributes = [_AttributeFilter(text) for text in settings.included_attributes]
 
-    def selects(self, http: HttpFacts, attributes: Attributes) -> bool:
+    def selects(self, http: HttpFacts, attributes: Attributes, *, so_far: bool = False) -> bool:
         """Tell whether a span of a right kind is recorded.
 
         Runs the user's regular expressions: for requests that are late or slow, not for every one.
@@ -43,6 +43,7 @@ class Selection:
         Args:
             http: ``read_http(attributes)``.
             attributes: The span's attributes.
+            so_far: Whether attributes can still come, so that one that is to be there need not be there yet.
 
         Returns:
             False for a websocket, for whatever an ``excluded_…`` setting matches, and, when there are
@@ -53,7 +54,7 @@ class Selection:
             return False
         if not self.has_filters:
             return True
-        return self._selects_url(http.url) and self._selects_attributes(attributes)
+        return self._selects_url(http.url) and self._selects_attributes(attributes, so_far)
 
     def _selects_url(self, url: str) -> bool:
         if not url:
@@ -62,11 +63,11 @@ class Selection:
             return False
         return self._included_urls is None or self._included_urls.url_disabled(url)
 
-    def _selects_attributes(self, attributes: Attributes) -> bool:
+    def _selects_attributes(self, attributes: Attributes, so_far: bool) -> bool:
         if any(entry.matches(attributes) for entry in self._excluded_attributes):
             return False
         included = self._included_attributes
-        return not included or any(entry.matches(attributes) for entry in included)
+        return so_far or not included or any(entry.matches(attributes) for entry in included)
 
 
 class _AttributeFilter:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from slowspan.recording.finished import Finished
     from slowspan.recording.recording import Recording
 
+NOT_SELECTED = "not_selected"
+"""In the place of a loss's name: what was known only at the request's end has left it out, or raised its threshold."""
+
 HOT_FRAMES = 5
 """Hot lines on a span: few and short, since the oldest attributes of a full span give way to new ones."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import Span
 
-from slowspan import native, semconv
+from slowspan import native
 from slowspan.counters import Drop
 from slowspan.fork import call_after_fork
 from slowspan.judge import Judge
@@ -134,12 +134,9 @@ class SpanWatcher:
         span.end = partial(self._bound_end, below, span, key)  # type: ignore[method-assign]
         young = span, runner
         if self.young.setdefault(key, young) is not young or key in self._running:
-            # Something else is watched in this trace.
-            self._take(key, span)
-            key = self._stand_in_apart(span, below)
-            self.young[key] = young
+            key = self._share_trace(key, young, below)
         if self._sampler.parked:
-            self._wake_sampler(key)
+            self._wake_sampler(key, young)
 
     def take_over(self, span: Span, generator: object = None) -> None:
         """Begin to watch a function's span, on terms of its own, whoever watches it already.
@@ -156,7 +153,9 @@ class SpanWatcher:
     def release(self, span: Span) -> None:
         """Let another one watch a span that this one has begun to watch a moment ago."""
         below, _, key = span.__dict__.pop("end").args
-        self._take(key, span)
+        young = self.young.get(key)
+        if young is not None and young[0] is span:
+            self._take(key, young)
         self.children.close(span.context)
         recording = self._recordings.pop(id(span), None)
         if recording is not None:
@@ -186,9 +185,9 @@ class SpanWatcher:
             # Recorded although it may be fast: nobody else would know of it.
             self._record(span, ThreadCarrier(0, 0)).lost = Lost.EVENT_LOOP if runner is None else Lost.NO_THREAD
             return
-        self.young[span] = span, runner if generator is None else (runner, generator)
+        young = self.young[span] = span, runner if generator is None else (runner, generator)
         if self._sampler.parked:
-            self._wake_sampler(span)
+            self._wake_sampler(span, young)
         # A profiler on a thread that others use as well, such as a generator's consumer, would show them too.
         if self._inline is not None and thread is not None and runner is thread and generator is None:
             self._record(span, thread).inline = self._inline.start()
@@ -202,14 +201,29 @@ class SpanWatcher:
             self.children.open(context)
         return span
 
-    def _take(self, key: object, span: Span) -> Young | None:
-        """Take a span from ``young``; return what was there, or None."""
-        young = self.young.pop(key, None)
-        if young is not None and young[0] is not span:
-            # Another one goes by this key since that one has ended.
-            self.young.setdefault(key, young)
-            return None
-        return young
+    def _share_trace(self, key: object, young: Young, below: Callable[[int], None]) -> object:
+        """Watch a span apart because something else is watched in its trace; return its key."""
+        span = young[0]
+        if self._running.get(span.context[0]) is span.context:
+            return key  # It was late from the beginning, and the sampler has taken it just now.
+        self._take(key, young)
+        self.young[span] = young
+        return self._stand_in_apart(span, below)
+
+    def _take(self, key: object, young: Young) -> bool:
+        """Take a span from ``young``; return whether it was there."""
+        if self.young.get(key) is not young:
+            return False
+        found = self.young.pop(key, None)
+        if found is not None and found is not young:
+            self._put_back(found)
+        return found is young
+
+    def _put_back(self, young: Young) -> None:
+        """Put back what another span's end has taken, which had gone by the same key before."""
+        # By a key of its own, under which its end looks as well: by the old one there may be a third one meanwhile.
+        self.young[young[0]] = young
+        self.children.open(young[0].context)
 
     def _record(self, span: Span, runner: ThreadCarrier | Runner) -> Recording:
         key = id(span)
@@ -225,32 +239,30 @@ class SpanWatcher:
             recording = recordings[key] = Recording(self, span, carrier_of(runner), forget)
         return recording
 
-    def _wake_sampler(self, key: object) -> None:
+    def _wake_sampler(self, key: object, young: Young) -> None:
         try:
             self._sampler.wake()
         except RuntimeError:
             # No thread can be started here, for example at the interpreter's end.
-            recording = self._move_on(key)
+            recording = self._move_on(key, young)
             if recording is not None:
                 recording.lost = Lost.SAMPLER_OFF
 
-    def _move_on(self, key: object) -> Recording | None:
+    def _move_on(self, key: object, young: Young) -> Recording | None:
         """Take a span from ``young`` and return its recording; None when it has ended."""
-        young = self.young.get(key)
-        if young is None:
-            return None
         span = young[0]
         # First there, then away from here: the thread that ends the span finds it in one of the two.
         recording = self._record(*young)
         if key is not span:
             self.children.open(span.context)
-        if self._take(key, span) is not None and span.end_time is None:
+        if self._take(key, young) and span.end_time is None:
             return recording
-        if span.end_time is not None:
-            # Perhaps past us, by its class's own method.
+        # It has ended, perhaps past us, by its class's own method; or it is just ending, which forgets the recording
+        # that it has found. One that it has not found is forgotten when the span is gone.
+        if span.end_time is not None or self._recordings.get(id(span)) is not recording:
             self._recordings.pop(id(span), None)
             self.children.close(span.context)
-        return None  # Else it is just ending, and forgets its recording then or when it is gone.
+        return None
 
     def end(self, below: Callable[[int], None], span: Span, key: object, end_time: int | None = None) -> None:
         """End a span, and finish its recording if it was slow. Stands in for ``span.end``.
@@ -274,7 +286,7 @@ class SpanWatcher:
         finally:
             if is_ours:
                 if key in self._traces or key is span or not is_fast:
-                    self.children.close(span.context)
+                    self._close(span)
                 try:
                     del span.end
                 except AttributeError:
@@ -293,9 +305,11 @@ class SpanWatcher:
             False when another thread is ending the span at this moment.
         """
         if young is not None and young[0] is not span:
-            # A stand-in that somebody kept, called a second time: another span goes by this key now.
-            self.young.setdefault(young[0].context[0], young)
+            # This one had left ``young`` long ago, or has ended before: its stand-in was kept, and called once more.
+            self._put_back(young)
             young = None
+        if young is None:
+            young = self.young.pop(span, None)  # Put back by another one's end.
         recording = self._recordings.get(id(span))
         if recording is None:
             if young is None:
@@ -315,15 +329,20 @@ class SpanWatcher:
             self._recordings.pop(id(span), None)
         return True
 
+    def _close(self, span: Span) -> None:
+        try:
+            self.children.close(span.context)
+        except Exception as error:  # noqa: BLE001 - the span must end, whatever happens
+            self.on_error(error)
+
     # -- On the sampler's thread.
 
-    def on_late(self, key: object) -> Recording | None:
+    def on_late(self, key: object, young: Young) -> Recording | None:
         """Take a span that has become late from ``young``; return its recording if the filters let it be sampled."""
-        recording = self._move_on(key)
-        span = recording.span() if recording is not None else None
-        if recording is None or span is None:
+        recording, span = self._move_on(key, young), young[0]
+        if recording is None:
             return None
-        if not self.enabled or not self._judge.selects(recording, semconv.read_http(span.attributes or {}), span):
+        if not self.enabled or not self._judge.may_select(recording, span):
             # It can go on for hours.
             self.children.close(span.context)
             return None
@@ -336,9 +355,9 @@ class SpanWatcher:
         """Link the profile on the span as soon as the request has crossed its threshold."""
         self._judge.on_threshold(recording, age_ns)
 
-    def on_hung(self, recording: Recording, age_ns: int) -> None:
-        """Hand on a partial profile of a request that still runs."""
-        self._judge.on_hung(recording, age_ns)
+    def on_hung(self, recording: Recording, age_ns: int) -> bool:
+        """Hand on a partial profile of a request that still runs; False when it is not slow yet."""
+        return self._judge.on_hung(recording, age_ns)
 
     def on_lost(self, recording: Recording, reason: str) -> None:
         """Count a recording of which the span never ended."""

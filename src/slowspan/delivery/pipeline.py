@@ -47,6 +47,16 @@ class Submitted(Protocol):
         """Whether the limit on reports lets this one be kept."""
         ...
 
+    @property
+    def withdrawn(self) -> bool:
+        """Whether it is to be reported no more, and what was reported of it while it ran is to be deleted."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The report's file name without extension."""
+        ...
+
 
 class RenderHtml(Protocol):
     """Makes the page from a stored profile; ``ChildRenderer.render_html`` is one."""
@@ -184,6 +194,10 @@ class Delivery(Generic[F]):
 
     def _deliver(self, finished: F) -> None:
         receivers = self._prepare()
+        if finished.withdrawn:
+            for lane in receivers.lanes:
+                lane.withdraw(finished.id, finished.name)
+            return
         if not (receivers.lanes and finished.kept) and receivers.alerter is None:
             return
         facts = self._facts(finished)
@@ -247,8 +261,8 @@ class _Lane:
         self._name = name
         self._notifier = notifier
         self._counters = counters
-        self.queue: DeliveryQueue[Report] = DeliveryQueue(
-            self._notify,
+        self.queue: DeliveryQueue[Callable[[], None]] = DeliveryQueue(
+            _call,
             name=f"slowspan-{name}",
             size=size,
             counters=counters,
@@ -257,12 +271,21 @@ class _Lane:
         )
 
     def put(self, report: Report) -> None:
+        self._put(report.profile.id, partial(self._notify, report))
+
+    def withdraw(self, id: str, name: str) -> None:
+        """Have the notifier forget a report of a request that still ran, if it can."""
+        withdraw = getattr(self._notifier, "withdraw", None)
+        if withdraw is not None:
+            self._put(id, partial(withdraw, name))
+
+    def _put(self, id: str, job: Callable[[], None]) -> None:
         if self.queue.start():
-            self.queue.put(report.profile.id, report)
+            self.queue.put(id, job)
             return
         # Python 3.12 starts no thread at interpreter exit: better on this one than not at all.
         try:
-            self._notify(report)
+            job()
         except DropError as error:
             self._counters.drop(error.reason, detail=str(error))
 
@@ -274,6 +297,10 @@ class _Lane:
         except Exception as error:
             raise DropError(Drop.NOTIFIER_FAILED, f"{self._name}: {error!r}") from error
         self._counters.add_delivered(self._name)
+
+
+def _call(job: Callable[[], None]) -> None:
+    job()
 
 
 def _gets_reports(named: tuple[str, Notifier]) -> bool:

@@ -84,6 +84,18 @@ class FileNotifier:
         if self._logs:
             log_report(report, report.url or str(page))
 
+    def withdraw(self, name: str) -> None:
+        """Delete the files of a report.
+
+        Args:
+            name: Their name without extension.
+
+        Raises:
+            DropError: They cannot be deleted (``report_dir_refused``, ``write_failed``).
+        """
+        for suffix in (PAGE_SUFFIX, PROFILE_SUFFIX):
+            self._store.remove(name + suffix)
+
     def check(self) -> str:
         """Make or verify the report directory.
 

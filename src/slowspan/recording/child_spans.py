@@ -40,8 +40,8 @@ class _Trace:
 
     __slots__ = ("left_out", "owners", "shared", "spans")
 
-    def __init__(self, owner: SpanContext) -> None:
-        self.owners = {owner.span_id: owner}
+    def __init__(self) -> None:
+        self.owners: dict[int, SpanContext] = {}
         self.spans: deque[ReadableSpan] = deque()
         self.left_out = 0
         self.shared = False
@@ -72,12 +72,13 @@ class ChildSpans:
 
     def clear(self) -> None:
         """Forget everything: the watched spans go on in another process, or are watched no more."""
+        # Reentrant: a collection in the middle of the work here can end a span, on the same thread. A new one, and
+        # before all else: in a forked child the old one may be held for ever.
+        self._lock = native.RLock()
         self.young.clear()
         self.running.clear()
         self.traces.clear()
         self._count = 0
-        # Reentrant: a collection in the middle of the work here can end a span, on the same thread.
-        self._lock = native.RLock()
 
     def open(self, context: SpanContext) -> None:
         """Keep what ends in the trace of a watched span: of one that is leaving ``young``, or never was there.
@@ -88,21 +89,30 @@ class ChildSpans:
         trace_id = context[0]
         with self._lock:
             first = self._first(trace_id)
-            self.running.setdefault(trace_id, context)
+            other = self.running.setdefault(trace_id, context)
             if first is None or first is context:
+                first = other
+            if first is context:
                 return
-            trace = self.traces.setdefault(trace_id, _Trace(context))
+            trace = self.traces.setdefault(trace_id, _Trace())
             trace.shared = True
-            trace.owners.update({first.span_id: first, context.span_id: context})
-            if self._first(trace_id) is not first:
-                # It has ended meanwhile, and may have looked for the trace before it was there.
-                trace.owners.pop(first.span_id, None)
-                self.running.setdefault(trace_id, context)
+            trace.owners[context.span_id] = context
+            if first.span_id not in trace.owners:
+                self._own(trace, first)
+            self.running.setdefault(trace_id, context)
 
     def _first(self, trace_id: int) -> SpanContext | None:
         # In this order: what leaves ``young`` to become late is among the running before.
         young = self.young.get(trace_id)
         return self.running.get(trace_id) if young is None else young[0].context
+
+    def _own(self, trace: _Trace, first: SpanContext) -> None:
+        """Note the watched span by which a trace was known so far, unless it has ended."""
+        trace.owners[first.span_id] = first
+        young = self.young.get(first[0])
+        # It may have looked for the trace before it was there: then it is in neither any more.
+        if (young is None or young[0].context is not first) and self.running.get(first[0]) is not first:
+            trace.owners.pop(first.span_id, None)
 
     def add(self, span: ReadableSpan) -> None:
         """Keep an ended span if a watched one of its trace is running."""
@@ -111,11 +121,12 @@ class ChildSpans:
         if parent is None or first is None:
             return
         with self._lock:
-            trace = self.traces.get(parent[0])
-            if trace is None:
-                trace = self.traces[parent[0]] = _Trace(first)
-                if self._first(parent[0]) is not first:
-                    del self.traces[parent[0]]
+            trace = self.traces.setdefault(parent[0], _Trace())
+            if first.span_id not in trace.owners:
+                trace.shared = bool(trace.owners)
+                self._own(trace, first)
+                if not trace.owners:
+                    self.traces.pop(parent[0], None)
                     return
             if len(trace.spans) < MAX_SPANS and self._count < MAX_SPANS_IN_ALL:
                 self._count += 1
@@ -141,20 +152,16 @@ class ChildSpans:
         Args:
             context: Of the watched span, which may be gone. Nothing happens if it was closed before.
         """
-        if context[0] not in self.traces and self.running.get(context[0]) is context:
-            self.running.pop(context[0], None)
-        if context[0] in self.traces:
-            self._close_trace(context)
-
-    def _close_trace(self, context: SpanContext) -> None:
+        trace_id = context[0]
         with self._lock:
-            trace = self.traces.get(context[0])
-            if trace is None:
-                return
-            trace.owners.pop(context.span_id, None)
-            if trace.owners:
-                self.running[context[0]] = next(iter(trace.owners.values()))
-                return
-            del self.traces[context[0]]
-            self.running.pop(context[0], None)
-            self._count -= len(trace.spans)
+            trace = self.traces.get(trace_id)
+            if trace is not None:
+                trace.owners.pop(context.span_id, None)
+                for owner in list(trace.owners.values()):
+                    self.running[trace_id] = owner
+                    return
+                # A collection, or ``clear``, may have been faster.
+                if self.traces.pop(trace_id, None) is trace:
+                    self._count -= len(trace.spans)
+            if self.running.get(trace_id) is context:
+                self.running.pop(trace_id, None)

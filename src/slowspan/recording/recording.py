@@ -52,7 +52,7 @@ class Watcher(Protocol):
     max_recordings: int
     hung_after_ns: int
 
-    def on_late(self, key: object) -> Recording | None:
+    def on_late(self, key: object, young: Young) -> Recording | None:
         """Take a span that has become late from ``young``; return its recording if it is to be sampled."""
         ...
 
@@ -60,8 +60,12 @@ class Watcher(Protocol):
         """Learn that a late request, of which no threshold is known to be crossed, still runs."""
         ...
 
-    def on_hung(self, recording: Recording, age_ns: int) -> None:
-        """Learn that a request has been running for ``hung_after``, or twice as long as at the last call."""
+    def on_hung(self, recording: Recording, age_ns: int) -> bool:
+        """Learn that a request has been running for ``hung_after``, or twice as long as when it was last told of.
+
+        Returns:
+            False for a request that is not slow by its own threshold yet: it is to be asked for again.
+        """
         ...
 
     def on_lost(self, recording: Recording, reason: str) -> None:
@@ -96,6 +100,7 @@ class Recording:
         threshold_ns: Set when the request has crossed it, else None.
         id: 16 hexadecimal digits, set with the threshold.
         name: The report's file name without extension, set with the threshold.
+        told: Whether a partial profile was handed on.
         kept: Whether the limit on reports lets this one be kept; set with the threshold.
     """
 
@@ -107,6 +112,7 @@ class Recording:
     ended: bool = False
     id: str = ""
     name: str = ""
+    told: bool = False
     kept: bool = True
     hung_ns: int
     origin_ns: int

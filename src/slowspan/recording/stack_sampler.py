@@ -22,7 +22,7 @@ from slowspan.recording.switching import FineSwitching
 from slowspan.recording.trace import Trace
 
 if TYPE_CHECKING:
-    from slowspan.recording.recording import Recording, Watcher
+    from slowspan.recording.recording import Recording, Watcher, Young
 
 LINGER_NS = 2_000_000_000
 """Time of short sleeps after the last open span: waking a parked thread costs a request up to 36 µs."""
@@ -276,19 +276,23 @@ class StackSampler:
         """Move recordings that have become late; return the nanoseconds until the next one will be."""
         next_due = self._start_after_ns
         for watcher in list(self._watchers):
-            for key, (span, _) in list(watcher.young.items()):
-                due = (span.start_time or 0) + watcher.start_after_ns - now
+            # Not its items: a collection amid them, which 3.10 and 3.11 allow, can let a request start or end.
+            for key in list(watcher.young):
+                young = watcher.young.get(key)
+                if young is None:
+                    continue
+                due = (young[0].start_time or 0) + watcher.start_after_ns - now
                 if due <= 0:
-                    self._begin(watcher, key)
+                    self._begin(watcher, key, young)
                 else:
                     next_due = min(next_due, due)
                     if due <= watcher.start_after_ns:
                         break  # Those that follow are younger still. One that starts in the future tells nothing.
         return next_due
 
-    def _begin(self, owner: Watcher, key: object) -> None:
+    def _begin(self, owner: Watcher, key: object, young: Young) -> None:
         try:
-            recording = owner.on_late(key)
+            recording = owner.on_late(key, young)
         except Exception as error:  # noqa: BLE001 - one owner's failure must not stop the others' sampling
             owner.young.pop(key, None)
             owner.on_error(error)
@@ -333,9 +337,8 @@ class StackSampler:
             try:
                 if recording.threshold_ns is None:
                     owner.on_threshold(recording, age)
-                if age >= recording.hung_ns:
+                if age >= recording.hung_ns and owner.on_hung(recording, age):
                     recording.hung_ns = 2 * age
-                    owner.on_hung(recording, age)
             except Exception as error:  # noqa: BLE001 - one owner's failure must not stop the others' sampling
                 owner.on_error(error)
         return stride or 1
