@@ -345,13 +345,27 @@ def test_what_code_may_give() -> None:
     """Notifiers, classes with and without ``from_settings``, functions and names can be mixed."""
     pager = Pager()
     loaded = load(pager, Pager, ConfiguredPager, call, "log")
-    assert [name for name, _ in loaded] == ["Pager", "Pager", "ConfiguredPager", "call", "log"]
+    assert [name for name, _ in loaded] == ["Pager", "Pager-2", "ConfiguredPager", "call", "log"]
     notifiers = [notifier for _, notifier in loaded]
     assert notifiers[0] is pager
     assert type(notifiers[1]) is Pager
     assert isinstance(notifiers[2], ConfiguredPager)
     assert notifiers[2].settings.threshold == 1.0
     assert isinstance(notifiers[3], FunctionNotifier)
+
+
+def test_no_name_comes_twice() -> None:
+    """Two notifiers of one class, or functions of one name, are two channels, each by the same name at every start."""
+    pagers = Pager(), Pager(), Pager()
+    loaded = load(*pagers, call, call)
+    assert [name for name, _ in loaded] == ["Pager", "Pager-2", "Pager-3", "call", "call-2"]
+    assert [notifier for _, notifier in loaded[:3]] == list(pagers)
+    # One that is off gives its name to no other, which would be told what waits for it.
+    assert [name for name, _ in load(BrokenPager, type("BrokenPager", (Pager,), {}))] == ["BrokenPager-2"]
+
+    def log(report: Report) -> None: ...
+
+    assert [name for name, _ in load(log, "log")] == ["log-2", "log"]
 
 
 def test_an_unknown_name_is_told_with_the_nearest(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import logging
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from slowspan.counters import Drop
 from slowspan.notifiers.base import Notifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from importlib.metadata import EntryPoint
 
     from slowspan.config import Settings
@@ -65,13 +66,13 @@ def load_notifiers(settings: Settings, counters: Counters) -> list[tuple[str, No
         counters: Where failures are counted, as ``notifier_failed``.
 
     Returns:
-        Pairs of name and notifier, in the order of the setting.
+        Pairs of name and notifier, in the order of the setting. No name comes twice: of several notifiers of one name
+        the second is ``name-2``, also where the first is off, so that what waits for it finds it after a restart.
     """
     all_wanted: tuple[object, ...] = settings.notifiers
     available = _entry_points() if any(isinstance(wanted, str) for wanted in all_wanted) else {}
     notifiers: list[tuple[str, Notifier]] = []
-    for wanted in all_wanted:
-        name = wanted if isinstance(wanted, str) else _name_of(wanted)
+    for name, wanted in zip(_unique_names(all_wanted), all_wanted, strict=True):
         try:
             target = _load(wanted, available) if isinstance(wanted, str) else wanted
             notifiers.append((name, _make(target, settings)))
@@ -116,6 +117,19 @@ def _make(target: Any, settings: Settings) -> Notifier:
     if callable(target):
         return FunctionNotifier(target)
     raise NotifierError(f"{target!r} is neither a notifier nor a function that takes the report")
+
+
+def _unique_names(all_wanted: Sequence[object]) -> list[str]:
+    """Return a name for each; those of entry points stay, since commands and the log name them so."""
+    taken = {wanted for wanted in all_wanted if isinstance(wanted, str)}
+    names: list[str] = []
+    for wanted in all_wanted:
+        name = wanted if isinstance(wanted, str) else _name_of(wanted)
+        if name in (names if isinstance(wanted, str) else taken):
+            name = next(numbered for n in count(2) if (numbered := f"{name}-{n}") not in taken)
+        taken.add(name)
+        names.append(name)
+    return names
 
 
 def _name_of(given: object) -> str:
