@@ -270,12 +270,14 @@ def test_notes_are_bounded(tmp_path: Path, usable: bool) -> None:
     outbox.close()
 
 
-def test_notes_end_with_the_window(outbox: Outbox) -> None:
-    """A note is gone when its window is over."""
+def test_notes_outlast_the_window(outbox: Outbox) -> None:
+    """A note is there when the window is over and its key is told again; it is gone when it was not, by another one."""
     now = [NOW]
     book = NoteBook(outbox._run, 864_000.0, lambda: now[0])
     book.write(KEY, "chat.post", "p1")
-    now[0] += 863_999
+    now[0] += 864_001
+    assert book.read(KEY) == {"chat.post": "p1"}
+    now[0] += 863_998
     assert book.read(KEY) == {"chat.post": "p1"}
     now[0] += 2
     assert book.read(KEY) == {}

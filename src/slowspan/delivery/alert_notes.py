@@ -40,13 +40,14 @@ class NoteBook:
 
     Args:
         run: Runs a function on the file.
-        window: Seconds for which a note is kept after it was written.
+        window: Seconds for which a key that was told is not told again. A note is kept for two of them after it was
+            written, as the counts are: the next alert comes when the first one is over.
         clock: Unix time in seconds.
     """
 
     def __init__(self, run: Run, window: float, clock: Callable[[], float] = time.time) -> None:
         self._run = run
-        self._window = window
+        self._keep = 2 * window
         self._clock = clock
         self._in_memory: OrderedDict[str, dict[str, str]] = OrderedDict()
         self._start_anew()
@@ -79,7 +80,7 @@ class NoteBook:
         def insert(connection: sqlite3.Connection) -> bool:
             connection.execute(
                 "REPLACE INTO notes (key, name, value, expires) VALUES (?, ?, ?, ?)",
-                (key, name, value, now + self._window),
+                (key, name, value, now + self._keep),
             )
             _delete_surplus(connection, "WHERE key = ?", (key,), MOST_NOTES)
             connection.execute(

@@ -73,7 +73,7 @@ class Outbox:
 
     Args:
         directory: The report directory.
-        window: Seconds for which notes are kept.
+        window: Seconds for which a key that was told is not told again; notes are kept for two of them.
         lease: Seconds for which an alert that one process has taken is left alone by the others.
     """
 
@@ -214,7 +214,7 @@ class Outbox:
             key: The key's digest.
 
         Returns:
-            Texts by name, kept for the window; see :class:`NoteBook` for the bounds.
+            Texts by name, kept for two windows; see :class:`NoteBook` for the bounds.
         """
         return self._notes.page(key)
 
