@@ -30,7 +30,7 @@ from slowspan.delivery.alert_memory import MemoryStore
 from slowspan.delivery.alert_sqlite import SqliteStore
 from slowspan.delivery.alert_store import AlertPolicy, AlertStore, Claim, Held
 from slowspan.delivery.naming import ALERT_STATE
-from slowspan.delivery.shared_counters import AlertStoreError
+from slowspan.delivery.shared_counters import AlertStoreError, SharedCounters
 
 SECOND = 10**9
 DAY = 86_400.0
@@ -710,6 +710,28 @@ def test_silent_server_costs_seconds(scheme: str, caplog: pytest.LogCaptureFixtu
         assert secret not in caplog.text + str(failure.value) + repr(store)
 
 
+@pytest.mark.parametrize("password", ["pa55/w0rd", "pa55#w0rd", "pa55?w0rd", "[pa55]w0rd", "9876/w0rd", "pa55@/w0rd"])
+def test_password_that_is_not_encoded(password: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Of a password with a character that ends a URI's login nothing is shown, and the message says what to do."""
+    store = FallbackStore(lambda: LimitsStore(f"redis://:{password}@127.0.0.1:{servers.free_port()}/0", POLICY), POLICY)
+    assert claimed(store.see(KEY, SECOND, 1000.0))
+    with pytest.raises(AlertStoreError) as failure:
+        store.check(1000.0)
+    store.close()
+    assert "redis://" in str(failure.value)
+    assert "%2F" in str(failure.value)
+    for secret in ("pa55", "w0rd", "9876"):
+        assert secret not in caplog.text + str(failure.value)
+
+
+def test_sentinels_are_asked_for_the_master_alone() -> None:
+    """A replica may lag behind, and whoever asks it would tell again what has just been told."""
+    counters = SharedCounters("redis+sentinel://127.0.0.1:1/mymaster")
+    storage = counters._opened()
+    assert storage.get_connection(readonly=True) is storage.storage
+    counters.close()
+
+
 @pytest.mark.parametrize(
     ("uri", "missing", "advice"),
     [
@@ -727,7 +749,7 @@ def test_store_that_cannot_be_made(uri: str, missing: str | None, advice: str) -
 import sys
 sys.modules.update({{name: None for name in [{missing!r}] if name}})
 from slowspan.delivery.alert_limits import LimitsStore
-from slowspan.delivery.shared_counters import AlertStoreError
+from slowspan.delivery.shared_counters import AlertStoreError, SharedCounters
 from slowspan.delivery.alert_store import AlertPolicy
 try:
     LimitsStore({uri!r}, AlertPolicy())

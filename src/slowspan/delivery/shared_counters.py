@@ -10,8 +10,9 @@ import threading
 import time
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
+from slowspan.config_secrets import HIDDEN
 from slowspan.fork import call_after_fork
 
 if TYPE_CHECKING:
@@ -56,9 +57,10 @@ class SharedCounters:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        parts = urlsplit(uri)
-        self._kind = parts.scheme
-        self.place: str = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        self._kind, login, rest = _split(uri)
+        # An unencoded question mark begins the options for some, and what follows the last @ may be a password's end.
+        shown = HIDDEN if "?" in login else rest.partition("?")[0].partition("#")[0]
+        self.place: str = f"{self._kind}://{shown}"
         """The address without login."""
         self._start_anew()
         _storage_class(uri)
@@ -101,7 +103,7 @@ class SharedCounters:
             raise
         except Exception as error:  # noqa: BLE001 -- each client has exceptions of its own
             # Not chained: a client's error can quote the address, and somebody may log the chain.
-            raise AlertStoreError(f"{self.place}: {_without_secrets(str(error), self._uri)}") from None
+            raise AlertStoreError(f"{self.place}: {_without_secrets(error, self._uri)}") from None
 
     def _opened(self) -> Any:
         with self._lock:
@@ -120,7 +122,7 @@ class SharedCounters:
 
 def _storage_class(uri: str) -> Any:
     """Return the class of ``limits`` for a URI, once all that it needs is there."""
-    scheme = urlsplit(uri).scheme
+    scheme = _split(uri)[0]
     extra = "memcached" if scheme == "memcached" else "redis"
     try:
         # Imported here because only fleets need it, and it takes a quarter of a second.
@@ -149,7 +151,8 @@ def _options(scheme: str) -> dict[str, Any]:
         return {"serverSelectionTimeoutMS": milliseconds, "socketTimeoutMS": milliseconds}
     timeouts: dict[str, Any] = {"socket_connect_timeout": NETWORK_TIMEOUT, "socket_timeout": NETWORK_TIMEOUT}
     if "sentinel" in scheme:
-        return {**timeouts, "sentinel_kwargs": dict(timeouts)}
+        # A replica lags behind: whoever asks it does not see what has just been told, and tells it again.
+        return {**timeouts, "sentinel_kwargs": dict(timeouts), "use_replicas": False}
     if "cluster" in scheme:
         return timeouts
     package = "valkey" if scheme.startswith("valkey") else "redis"
@@ -157,10 +160,26 @@ def _options(scheme: str) -> dict[str, Any]:
     return {**timeouts, "retry": no_retry}
 
 
-def _without_secrets(text: str, uri: str) -> str:
-    login = urlsplit(uri).netloc.rpartition("@")[0]
+def _split(uri: str) -> tuple[str, str, str]:
+    """Return a URI's scheme, its login, and the rest.
+
+    The login is all before the last ``@``. By the rules an unencoded ``/``, ``?`` or ``#`` ends it, but whoever has one
+    in a password by mistake must not have the password in the log.
+    """
+    scheme, _, address = uri.partition("://")
+    login, _, rest = address.rpartition("@")
+    return scheme.lower(), login, rest
+
+
+def _without_secrets(error: Exception, uri: str) -> str:
+    """Return what a client says, without what is secret in the URI."""
+    _, login, rest = _split(uri)
+    if any(character in login for character in "/?#[]"):
+        # The client took parts of it for host and port, and may quote each of them by itself.
+        return f"{type(error).__name__}; in a password write / as %2F, ? as %3F, # as %23, [ as %5B, ] as %5D, @ as %40"
+    text = str(error)
     password = login.partition(":")[2]
-    options = [value for name, value in parse_qsl(urlsplit(uri).query) if "pass" in name.lower()]
+    options = [value for name, value in parse_qsl(rest.partition("?")[2]) if "pass" in name.lower()]
     for secret in (uri, login, password, unquote(password), *options):
         if secret:
             text = text.replace(secret, "[redacted]")
