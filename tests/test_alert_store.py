@@ -241,6 +241,60 @@ def test_late_and_foreign_confirmations_count(world: World) -> None:
         assert store.see(world.key(number), SECOND, world.now + POLICY.window + 3590) is None
 
 
+def test_second_confirmation_changes_nothing(world: World) -> None:
+    """When a channel that was away tells an alert later than another, neither window nor counts begin anew."""
+    store = world.store()
+    key = world.key()
+    tell(store, key, SECOND, world.now - 3600)
+    claim = tell(store, key, 2 * SECOND, world.now)
+    for count in range(15):
+        assert store.see(key, 3 * SECOND, world.now + count) is None
+    for seconds in (0, 20, 3600, 80_000):
+        store.confirm(claim, world.now + seconds)
+    assert store.see(key, 3 * SECOND, world.now + POLICY.window - 2) is None
+    again = claimed(store.see(key, 3 * SECOND, world.now + POLICY.window + 2))
+    assert (again.told_before, again.seen_more, again.worst_ns) == (True, 16, 3 * SECOND)
+    assert abs(again.since_ns / SECOND - world.now) <= 1
+
+
+def test_late_confirmation_of_an_earlier_claim(world: World) -> None:
+    """An alert that is told late, after a slower one of its key, restarts nothing, and makes nothing less slow."""
+    store = world.store()
+    key = world.key()
+    first = tell(store, key, 2 * SECOND, world.now)
+    tell(store, key, 8 * SECOND, world.now + 10)
+    store.confirm(first, world.now + 3600)
+    assert store.see(key, 15 * SECOND, world.now + 3600) is None
+    again = claimed(store.see(key, SECOND, world.now + POLICY.window + 12))
+    assert (again.seen_more, again.worst_ns) == (1, 15 * SECOND)
+
+
+def test_told_claim_is_not_given_back(world: World) -> None:
+    """Whoever gives up an alert for one channel that another one has told takes nothing from the hour's count."""
+    store = world.store(replace(POLICY, alerts_per_hour=1))
+    claim = tell(store, world.key(1), SECOND, world.now)
+    store.release(claim, world.now)
+    assert store.see(world.key(1), SECOND, world.now) is None
+    assert isinstance(store.see(world.key(2), SECOND, world.now), Held)
+
+
+@pytest.mark.parametrize("token", ["", "x", "0123456789abcdef", "1234567890123456", "12e4567890123456", "nan", "1e400"])
+def test_claim_of_another_store_is_harmless(world: World, token: str) -> None:
+    """A claim that memory gave while the store was away holds nothing here, and gives nothing back."""
+    store = world.store(replace(POLICY, alerts_per_hour=2, lease=60))
+    foreign = Claim(world.key(1).digest, token, False, 0, 0, 0, SECOND)
+    store.hold(foreign, DAY, world.now)
+    store.release(foreign, world.now)
+    own = claimed(store.see(world.key(1), SECOND, world.now))
+    store.release(foreign, world.now)
+    assert store.see(world.key(1), SECOND, world.now) is None
+    store.confirm(own, world.now)
+    store.release(foreign, world.now)
+    tell(store, world.key(2), SECOND, world.now)
+    assert isinstance(store.see(world.key(3), SECOND, world.now), Held)
+    assert store.see(world.key(1), SECOND, world.now + 1) is None
+
+
 def test_limit_per_hour(world: World) -> None:
     """No more alerts than the limit are told in an hour, by all together; one message sums up the others."""
     policy = replace(POLICY, alerts_per_hour=3)

@@ -18,7 +18,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from slowspan.delivery.alert_memory import HeldHours
-from slowspan.delivery.alert_store import HOUR, LONGEST_HOLD, Claim, Held, hour_of
+from slowspan.delivery.alert_store import HOUR, LONGEST_HOLD, ROUNDING_NS, Claim, Held, hour_of
 from slowspan.delivery.shared_counters import AlertStoreError, SharedCounters
 from slowspan.fork import call_after_fork
 
@@ -87,14 +87,17 @@ class LimitsStore:
             return self._hold_back(key, told, duration_ns, hour)
         told_at, _ = _unpack(told)
         seen, worst_ms = self._counts(key.digest, told_at)
-        lapses = f"{now + self._lease:.3f}"
-        return Claim(key.digest, lapses, told > 0, seen, told_at * 10**9, worst_ms * 10**6, duration_ns)
+        token = f"{now + self._lease:.3f}"  # when it lapses
+        return Claim(key.digest, token, told > 0, seen, told_at * 10**9, worst_ms * 10**6, duration_ns)
 
     def confirm(self, claim: Claim, now: float) -> None:
         """See the protocol."""
         key = f"{claim.key}:told"
         before = self._told(claim.key, now)
         told_at, worst_ns = _unpack(before)
+        if self._was_told_since(claim, told_at, now):
+            self._raise_worst(claim, before)
+            return
         in_window = told_at > now - self._policy.window
         worst_ns = max(claim.duration_ns, worst_ns if in_window else 0)
         # At least a second later than the last time: the counts of each telling have names of their own.
@@ -113,8 +116,8 @@ class LimitsStore:
 
     def hold(self, claim: Claim, seconds: float, now: float) -> None:
         """See the protocol."""
-        if _unpack(self._told(claim.key, now))[0] * 10**9 > claim.since_ns:
-            return  # It was told meanwhile.
+        if _lapses(claim) is None or self._was_told_since(claim, _unpack(self._told(claim.key, now))[0], now):
+            return
         key = f"{claim.key}:held"
         until = math.ceil(now + min(seconds, LONGEST_HOLD))
         already = self._counters.get(key)
@@ -127,7 +130,10 @@ class LimitsStore:
 
     def release(self, claim: Claim, now: float) -> None:
         """See the protocol."""
-        if not self._is_held(claim.key, now) and now >= float(claim.token):
+        lapses = _lapses(claim)
+        if lapses is None or self._was_told_since(claim, _unpack(self._told(claim.key, now))[0], now):
+            return
+        if not self._is_held(claim.key, now) and now >= lapses:
             return  # It has lapsed: the lease is somebody else's.
         self._counters.incr(f"hour:{hour_of(now)}:back", 2 * HOUR)
         self._counters.clear(f"{claim.key}:held")
@@ -180,6 +186,18 @@ class LimitsStore:
             return 0
         return told
 
+    def _was_told_since(self, claim: Claim, told_at: int, now: float) -> bool:
+        """Tell whether the key was told after a claim was given, by its holder or by somebody else."""
+        if _lapses(claim) is not None:
+            return told_at * 10**9 > claim.since_ns
+        return told_at * 10**9 > claim.since_ns + ROUNDING_NS and told_at > now - self._policy.window
+
+    def _raise_worst(self, claim: Claim, told: int) -> None:
+        """Note that what was told has taken longer than is noted with it."""
+        more = _pack(_unpack(told)[0], claim.duration_ns) - told
+        if more > 0:
+            self._counters.incr(f"{claim.key}:told", self._keep, more)
+
     def _counts(self, digest: str, told_at: int) -> tuple[int, int]:
         return self._counters.get(f"{digest}:{told_at}:seen"), self._counters.get(f"{digest}:{told_at}:worst")
 
@@ -214,6 +232,15 @@ class LimitsStore:
             self._held_hours.note(hour, key.text, duration_ns)
         self._counters.incr(f"hour:{hour}:alerts", 2 * 86_400)
         return Held(hour * HOUR * 10**9)
+
+
+def _lapses(claim: Claim) -> float | None:
+    """Return the Unix time at which a claim lapses that is not held; None for a claim of another kind of store."""
+    # The tokens of the others are hexadecimal, and some of those are numbers too.
+    try:
+        return float(claim.token) if "." in claim.token else None
+    except ValueError:
+        return None
 
 
 def _pack(told_at: int, worst_ns: int) -> int:

@@ -105,12 +105,17 @@ class MemoryStore:
                 self._held.note(hour, key.text, duration_ns)
                 return Held(hour * HOUR * 10**9)
             self._claims = (hour, claims + 1)
-            return self._state(key.digest).claim(key.digest, duration_ns, now, self._policy)
+            state = self._keys.setdefault(key.digest, KeyState())
+            self._keys.move_to_end(key.digest)
+            return state.claim(key.digest, duration_ns, now, self._policy)
 
     def confirm(self, claim: Claim, now: float) -> None:
         """See the protocol."""
         with self._lock:
-            self._state(claim.key).confirm(claim, now, self._policy)
+            state = self._keys.get(claim.key) or KeyState()
+            if state.confirm(claim, now, self._policy):
+                self._keys[claim.key] = state
+                self._keys.move_to_end(claim.key)
             self._purge(now)
 
     def hold(self, claim: Claim, seconds: float, now: float) -> None:
@@ -144,12 +149,6 @@ class MemoryStore:
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
-
-    def _state(self, key: str) -> KeyState:
-        """Return the state of a key that is being claimed or told, as the most recent one."""
-        state = self._keys.setdefault(key, KeyState())
-        self._keys.move_to_end(key)
-        return state
 
     def _purge(self, now: float) -> None:
         # The order of claiming and telling is the order of expiry.

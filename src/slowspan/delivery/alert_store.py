@@ -19,6 +19,9 @@ MOST_HELD_KEYS = 200
 
 MOST_DIGEST_KEYS = 20
 
+ROUNDING_NS = 10**9
+"""By how much the time when a key was told can differ between stores, in nanoseconds."""
+
 LONGEST_HOLD = 172_800.0
 """Seconds for which a claim can be held: longer than an alert waits for a channel."""
 
@@ -98,15 +101,22 @@ class AlertStore(Protocol):
         ...
 
     def confirm(self, claim: Claim, now: float) -> None:
-        """Note that the alert was told: its window begins. Also for a claim that has lapsed, or of another store."""
+        """Note that the alert was told: its window begins. Also for a claim that has lapsed, or of another store.
+
+        When the key was told since the claim was given, as when one channel after the other has told it, the window
+        that began then goes on, and so do the counts.
+        """
         ...
 
     def hold(self, claim: Claim, seconds: float, now: float) -> None:
-        """Keep a claim for longer, while its alert waits for a channel."""
+        """Keep a claim for longer, while its alert waits for a channel. Another store's claim changes nothing."""
         ...
 
     def release(self, claim: Claim, now: float) -> None:
-        """Give a claim back: nobody could be told, and the next slow request of the key may be. Counts stay."""
+        """Give a claim back: nobody could be told, and the next slow request of the key may be. Counts stay.
+
+        A claim that was confirmed, that has lapsed, or that is another store's, changes nothing.
+        """
         ...
 
     def digest(self, now: float) -> HeldBack | None:
@@ -150,13 +160,10 @@ class KeyState:
 
     def is_due(self, duration_ns: int, now: float, policy: AlertPolicy) -> bool:
         """Tell whether a request with this duration is to be told."""
-        # A time from far in the future is of a clock that was wrong: it must not silence the key.
+        # A time from far in the future is of a clock that was wrong.
         if now < self.lease_until <= now + LONGEST_HOLD:
             return False
-        told = self.told_ns / 1e9
-        if not self.told_ns or not now - policy.window < told <= now + policy.window:
-            return True
-        return duration_ns >= policy.realert_ratio * self.told_worst_ns
+        return not self._is_in_window(now, policy) or duration_ns >= policy.realert_ratio * self.told_worst_ns
 
     def count(self, duration_ns: int) -> None:
         """Count a request that is not told."""
@@ -175,14 +182,33 @@ class KeyState:
             key, self.token, self.told_ns > 0, self.claimed_seen, self.told_ns, self.claimed_worst_ns, duration_ns
         )
 
-    def confirm(self, claim: Claim, now: float, policy: AlertPolicy) -> None:
-        """Note that a claim was told."""
-        in_window = self.told_ns / 1e9 > now - policy.window
+    def confirm(self, claim: Claim, now: float, policy: AlertPolicy) -> bool:
+        """Note that a claim was told; tells whether a window begins with that."""
+        if self.was_told_since(claim, now, policy):
+            self.told_worst_ns = max(claim.duration_ns, self.told_worst_ns)
+            return False
+        in_window = self._is_in_window(now, policy)
         self.told_worst_ns = max(claim.duration_ns, self.told_worst_ns if in_window else 0)
-        self.told_ns = round(now * 1e9)
+        # Later than the last time, by which the next claim knows whether it was told.
+        self.told_ns = max(round(now * 1e9), self.told_ns + 1 if in_window else 0)
         self.claimed_seen = self.claimed_worst_ns = 0
         self.lease_until = 0.0
+        self.token = claim.token
         self.expires = _expiry(now, policy)
+        return True
+
+    def was_told_since(self, claim: Claim, now: float, policy: AlertPolicy) -> bool:
+        """Tell whether the key was told after a claim was given, by its holder or by somebody else."""
+        if not claim.token or not self.token:
+            return False  # When it was told is not known, only that it was.
+        if claim.token == self.token:
+            return self.told_ns > claim.since_ns
+        # What others know of the time may be rounded to seconds, and be of a window that is over.
+        return self.told_ns > claim.since_ns + ROUNDING_NS and self._is_in_window(now, policy)
+
+    def _is_in_window(self, now: float, policy: AlertPolicy) -> bool:
+        # A time from far in the future is of a clock that was wrong: it must not silence the key.
+        return self.told_ns > 0 and now - policy.window < self.told_ns / 1e9 <= now + policy.window
 
     def hold(self, claim: Claim, seconds: float, now: float) -> bool:
         """Extend a claim's lease; tells whether there was anything to change."""
