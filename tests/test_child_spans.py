@@ -35,6 +35,13 @@ def site() -> Iterator[Watched]:
         yield one
 
 
+@pytest.fixture
+def young_site() -> Iterator[Watched]:
+    """Watch a provider on which no request becomes late by itself."""
+    with watched(start_after=60) as one:
+        yield one
+
+
 def inside(parent: Span) -> Context:
     return trace.set_span_in_context(parent, Context())
 
@@ -334,8 +341,9 @@ def test_an_error_at_the_end_does_not_reach_the_application(site: Watched, monke
     assert site.processor.status().drops == {"internal_error": 1}
 
 
-def test_a_watched_span_that_begins_while_another_one_closes(site: Watched) -> None:
+def test_a_watched_span_that_begins_while_another_one_closes(young_site: Watched) -> None:
     """It keeps the trace, although the other one has not looked for what it leaves yet."""
+    site = young_site
     children = site.processor._watcher.children
     first, second = site.start("first"), site.start("elsewhere", kind=SpanKind.INTERNAL)
     child(site, first).end()
@@ -350,8 +358,9 @@ def test_a_watched_span_that_begins_while_another_one_closes(site: Watched) -> N
     second.end()
 
 
-def test_a_request_that_becomes_late_while_another_one_begins(site: Watched) -> None:
+def test_a_request_that_becomes_late_while_another_one_begins(young_site: Watched) -> None:
     """Both keep what ends in their trace."""
+    site = young_site
     children = site.processor._watcher.children
     first, second = site.start("first"), site.start("elsewhere", kind=SpanKind.INTERNAL)
     context = SpanContext(first.context.trace_id, second.context.span_id, is_remote=False)
@@ -408,10 +417,10 @@ def test_requests_of_one_trace_come_and_go_on_many_threads() -> None:
         assert children._count == 0
 
 
-def test_a_request_without_spans_inside_costs_next_to_nothing(site: Watched) -> None:
+def test_a_request_without_spans_inside_costs_next_to_nothing(young_site: Watched) -> None:
     """Nothing is made for it: the entry that every request has will do, and its end removes that."""
-    request = site.start()
-    children = site.processor._watcher.children
+    request = young_site.start()
+    children = young_site.processor._watcher.children
     assert children.young.keys() == {request.context.trace_id}
     assert children.running == children.traces == {}
     request.end()

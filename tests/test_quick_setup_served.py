@@ -56,7 +56,8 @@ def test_quick_setup_of(kind: str, server: str, endpoint: str, tmp_path: Path) -
     profile = only_profile_of_slow(reports)
     assert profile.span.endpoint == endpoint
     assert profile.span.path == "/wait/0.2"
-    assert len(server_spans) == 3
+    # A server that is not ready at once is asked for the first page more than once.
+    assert len([span for span in server_spans if "/wait/0." in str(span["attributes"])]) == 2
     (slow,) = [span for span in server_spans if "/wait/0.2" in str(span["attributes"])]
     assert slow["attributes"][ID] == profile.id
     assert slow["attributes"]["slowspan.threshold"] == pytest.approx(0.1)

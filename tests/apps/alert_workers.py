@@ -46,11 +46,11 @@ def work(where: str, file: str, seed: int) -> None:
             try:
                 claim = store.see(key, 10**9, time.time())
                 if isinstance(claim, Claim):
-                    time.sleep(chance.uniform(0.02, 0.06))  # what a channel takes, short as that is
+                    time.sleep(chance.uniform(0.06, 0.18))  # what a channel takes, short as that is
                     os.write(channel, f"{key.digest}\n".encode())
                     confirm(store, claim)
                 else:
-                    time.sleep(0.001)  # leaves the machine, and the store, to those who tell
+                    time.sleep(0.004)  # leaves the machine, and the store, to those who tell
             except Exception:
                 # A store that is busy for a moment; FallbackStore would have memory take over.
                 time.sleep(0.01)
