@@ -137,6 +137,14 @@ def test_a_kept_method_does_not_end_a_later_request_of_the_trace(shop: Watched) 
     assert shop.profile().duration_ns == second.end_time - second.start_time
 
 
+def test_the_name_of_a_thread_that_ends_with_its_request(shop: Watched) -> None:
+    """A server that makes a thread for each request has ended it when the report is made."""
+    thread = threading.Thread(target=lambda: shop.request(wait_here), name="request-7")
+    thread.start()
+    thread.join()
+    assert shop.profile().process.thread_name == "request-7"
+
+
 def test_ended_by_many_threads_at_once(shop: Watched) -> None:
     """When several threads end a span at the same moment there is one report, and its times still add up."""
     for _ in range(20):

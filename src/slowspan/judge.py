@@ -154,6 +154,7 @@ class Judge:
             threshold_ns=recording.threshold_ns or 0,
             cpu_time_ns=cpu_time_ns,
             native_id=recording.carrier.native_id,
+            thread_name=recording.thread_name,
             lost=recording.lost,
             data=trace.snapshot() if trace is not None else None,
             kept=recording.kept,

@@ -16,7 +16,14 @@ from slowspan.counters import Drop
 from slowspan.fork import call_after_fork
 from slowspan.judge import Judge
 from slowspan.recording import carriers, stack_sampler
-from slowspan.recording.carriers import ThreadCarrier, calling_thread, carrier_of, carrier_that_starts, runner_here
+from slowspan.recording.carriers import (
+    ThreadCarrier,
+    calling_thread,
+    carrier_of,
+    carrier_that_starts,
+    name_of_thread,
+    runner_here,
+)
 from slowspan.recording.child_spans import ChildSpans
 from slowspan.recording.finished import Finished
 from slowspan.recording.recording import Lost, Recording
@@ -346,6 +353,7 @@ class SpanWatcher:
             # It can go on for hours.
             self.children.close(span.context)
             return None
+        recording.thread_name = name_of_thread(recording.carrier.native_id)
         self._counters.add("recorded")
         # Here rather than at the end of the request, which would have to wait for it.
         self._delivery.start()

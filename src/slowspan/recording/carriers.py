@@ -127,6 +127,11 @@ def _thread_that_starts(span: Span) -> int:
     return 0
 
 
+def name_of_thread(native_id: int) -> str:
+    """Return the name of a thread; empty where there is none of this id, or it was not started by Python."""
+    return next((thread.name for thread in threading.enumerate() if thread.native_id == native_id), "")
+
+
 def this_thread() -> ThreadCarrier:
     """Return the calling thread."""
     return ThreadCarrier(native.get_ident(), get_native_id())

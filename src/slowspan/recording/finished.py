@@ -32,6 +32,8 @@ class Finished(NamedTuple):
     data: TraceData | None
     kept: bool = True
     """Whether the limit on reports lets this one be kept."""
+    thread_name: str = ""
+    """The name of the request's thread, where that was known before it ended."""
     withdrawn: bool = False
     """Whether it is to be reported no more, and what was reported of it while it ran is to be deleted."""
     session: Session | None = None

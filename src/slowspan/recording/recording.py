@@ -100,6 +100,7 @@ class Recording:
         threshold_ns: Set when the request has crossed it, else None.
         id: 16 hexadecimal digits, set with the threshold.
         name: The report's file name without extension, set with the threshold.
+        thread_name: The name of its thread, looked up when the request became late: some threads end with it.
         told: Whether a partial profile was handed on.
         kept: Whether the limit on reports lets this one be kept; set with the threshold.
     """
@@ -112,6 +113,7 @@ class Recording:
     ended: bool = False
     id: str = ""
     name: str = ""
+    thread_name: str = ""
     told: bool = False
     kept: bool = True
     hung_ns: int

@@ -7,11 +7,11 @@ import os
 import platform
 import socket
 import sys
-import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from slowspan.recording.carriers import name_of_thread
 from slowspan.recording.profile import Frame, Location, ProcessFacts, Profile, Sample, Stack
 from slowspan.recording.span_groups import describe_n_plus_one, n_plus_ones
 from slowspan.recording.span_tree import SpanTree, carry_spans
@@ -129,7 +129,7 @@ def build_profile(
         interval_ns=sampled_ns // count if count else 0,
         sample_count=count,
         span=span,
-        process=process_facts(finished.native_id),
+        process=process_facts(finished.native_id, finished.thread_name),
         notes=_notes(finished),
         frames=tuple(tables.frames),
         locations=tuple(tables.locations),
@@ -228,17 +228,17 @@ def _notes(finished: Finished) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def process_facts(native_id: int) -> ProcessFacts:
+def process_facts(native_id: int, thread_name: str = "") -> ProcessFacts:
     """Describe this process and one of its threads.
 
     Args:
         native_id: The kernel's thread id. An ended thread's identifier may be another one's already.
+        thread_name: Its name where that is known; else it is looked up.
     """
-    names = {thread.native_id: thread.name for thread in threading.enumerate()}
     return ProcessFacts(
         host=socket.gethostname(),
         pid=os.getpid(),
-        thread_name=names.get(native_id, ""),
+        thread_name=thread_name or name_of_thread(native_id),
         thread_id=native_id,
         python=platform.python_version(),
         sys_path=tuple(path for path in sys.path if isinstance(path, str)),

@@ -188,7 +188,7 @@ def _facts(profile: Profile, trace_url: str | None) -> str:
         ("Profile", f"<code>{_text(profile.id)}</code>"),
         ("Host", _text(process.host)),
         ("Process", f"{process.pid}, Python {_text(process.python)}"),
-        ("Thread", _text(process.thread_name)),
+        ("Thread", _text(process.thread_name or str(process.thread_id))),
         ("Samples", samples),
     )
     rows = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)

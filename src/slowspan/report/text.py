@@ -54,7 +54,7 @@ def _facts(profile: Profile, width: int) -> Iterator[str]:
         ("status", span.status_code or ("error" if span.error else None)),
         ("service", " ".join(filter(None, (span.service_name, span.service_version)))),
         ("process", f"{process.pid} on {process.host}, Python {process.python}"),
-        ("thread", process.thread_name),
+        ("thread", process.thread_name or process.thread_id),
         ("trace", f"{span.trace_id}, span {span.span_id}{'' if span.sampled else ' (not sampled)'}"),
         ("profile", f"{profile.id}, {profile.sample_count} samples, engine {profile.engine}"),
         ("time", _split(profile)),
