@@ -295,6 +295,69 @@ def test_claim_of_another_store_is_harmless(world: World, token: str) -> None:
     assert store.see(world.key(1), SECOND, world.now + 1) is None
 
 
+def test_request_that_is_heard_of_again(world: World) -> None:
+    """One that was counted while it ran is not counted again, and no longer when it is told after all."""
+    store = world.store()
+    key = world.key()
+    tell(store, key, 8 * SECOND, world.now)
+    assert store.see(key, 9 * SECOND, world.now) is None
+    assert store.see(key, 10 * SECOND, world.now) is None
+    assert store.see(key, 15 * SECOND, world.now, counted=True) is None
+    claim = claimed(store.see(key, 600 * SECOND, world.now, counted=True))
+    assert (claim.told_before, claim.seen_more, claim.duration_ns) == (True, 1, 600 * SECOND)
+    store.confirm(claim, world.now + 1)
+    again = claimed(store.see(key, SECOND, world.now + POLICY.window + 3))
+    assert (again.seen_more, again.worst_ns) == (0, 0)
+
+
+def test_request_that_is_heard_of_again_and_is_alone(world: World) -> None:
+    """When nothing else was counted the alert speaks of nothing else; what is not told has its last duration."""
+    store = world.store()
+    key = world.key()
+    tell(store, key, 8 * SECOND, world.now)
+    assert store.see(key, 10 * SECOND, world.now) is None
+    claim = claimed(store.see(key, 20 * SECOND, world.now, counted=True))
+    assert (claim.seen_more, claim.worst_ns) == (0, 0)
+    store.confirm(claim, world.now + 1)
+    assert store.see(key, 21 * SECOND, world.now + 2) is None
+    assert store.see(key, 33 * SECOND, world.now + 2, counted=True) is None
+    again = claimed(store.see(key, SECOND, world.now + POLICY.window + 3))
+    assert (again.seen_more, again.worst_ns) == (1, 33 * SECOND)
+
+
+def test_told_request_that_grows(world: World) -> None:
+    """What was told while it ran is measured by its end; while nobody is told it measures nothing."""
+    store = world.store()
+    key = world.key()
+    claim = claimed(store.see(key, 10 * SECOND, world.now))
+    store.grow(claim, 600 * SECOND, world.now)
+    store.confirm(claim, world.now + 1)
+    slower = claimed(store.see(key, 20 * SECOND, world.now + 2))
+    store.release(slower, world.now + 2)
+    for seconds in (600, 500):
+        store.grow(claim, seconds * SECOND, world.now + 3)
+    assert store.see(key, 1199 * SECOND, world.now + 4) is None
+    assert claimed(store.see(key, 1201 * SECOND, world.now + 4)).seen_more == 1
+
+
+def test_request_that_is_held_back_again(world: World) -> None:
+    """One that is held back whenever it is heard of is one in the message, and is counted once for its key."""
+    store = world.store(replace(POLICY, alerts_per_hour=1))
+    tell(store, world.key(1), SECOND, world.now)
+    for number, was_told in ((1, True), (2, False)):
+        first = store.see(world.key(number), 5 * SECOND, world.now)
+        assert isinstance(first, Held)
+        assert first.counted == was_told
+        again = store.see(world.key(number), 9 * SECOND, world.now, counted=first.counted, held=True)
+        assert again == first
+    digest = store.digest(world.now + 3600)
+    assert digest is not None
+    assert digest[1] == 2
+    assert sorted(count for _, count, _ in digest[2]) == [1, 1]
+    next_hour = claimed(store.see(world.key(1), 9 * SECOND, world.now + 3600, counted=True, held=True))
+    assert next_hour.seen_more == 0
+
+
 def test_limit_per_hour(world: World) -> None:
     """No more alerts than the limit are told in an hour, by all together; one message sums up the others."""
     policy = replace(POLICY, alerts_per_hour=3)

@@ -200,6 +200,54 @@ def test_a_request_that_still_runs_is_told_once(open_shop: Callable[..., Shop], 
     assert [report.profile.running for report in pager.reports] == [True]
 
 
+def test_a_request_that_becomes_much_slower_while_it_runs(
+    open_shop: Callable[..., Shop], pager: Pager, clock: Clock
+) -> None:
+    """Where it was not told at first it is once it is due, by a later partial profile or its end, and counted once."""
+    shop = open_shop(pager)
+    shop.slow(seconds=8.0)
+    shop.slow(number=2, seconds=10.0, running=True)
+    shop.slow(number=3, seconds=10.0, running=True)
+    assert len(pager.reports) == 1
+    shop.slow(number=2, seconds=600.0)
+    assert [(report.profile.duration_ns / SECOND, report.profile.running) for report in pager.reports] == [
+        (8.0, False),
+        (600.0, False),
+    ]
+    assert pager.seen_more == [0, 1]
+    shop.slow(number=3, seconds=601.0)
+    assert len(pager.reports) == 2
+    clock.now += 11 * DAY
+    shop.slow()
+    assert pager.seen_more == [0, 1, 0]
+
+
+def test_the_end_of_a_told_request_is_the_measure(open_shop: Callable[..., Shop], pager: Pager) -> None:
+    """After one that was told when it had run for ten seconds, and took ten minutes, twenty are nothing new."""
+    shop = open_shop(pager)
+    shop.slow(number=1, seconds=10.0, running=True)
+    shop.slow(number=1, seconds=600.0)
+    shop.slow(number=2, seconds=20.0)
+    assert len(pager.reports) == 1
+    shop.slow(number=3, seconds=1201.0)
+    assert len(pager.reports) == 2
+
+
+def test_the_end_of_a_request_whose_alert_waits(open_shop: Callable[..., Shop], pager: Pager, clock: Clock) -> None:
+    """The same holds where the request ends before the channel is back."""
+    pager.error = ConnectionError("refused")
+    shop = open_shop(pager)
+    shop.slow(number=1, seconds=10.0, running=True)
+    shop.slow(number=1, seconds=600.0)
+    pager.error = None
+    clock.now += FIRST_RETRY + 1
+    shop.tick()
+    eventually(lambda: pager.reports)
+    shop.tick()
+    shop.slow(number=2, seconds=20.0)
+    assert len(pager.reports) == 1
+
+
 def test_limit_on_alerts_per_hour(open_shop: Callable[..., Shop], pager: Pager, clock: Clock) -> None:
     """A stranger who varies the path cannot flood a channel; one message at the end of the hour says what was held."""
     clock.now -= clock.now % HOUR

@@ -62,11 +62,13 @@ class FallbackStore:
         # What a forked child's parent has told, the parent will tell the store.
         self._told: OrderedDict[str, tuple[Claim, float]] = OrderedDict()
 
-    def see(self, key: AlertKey, duration_ns: int, now: float) -> Claim | Held | None:
+    def see(
+        self, key: AlertKey, duration_ns: int, now: float, *, counted: bool = False, held: bool = False
+    ) -> Claim | Held | None:
         """See the protocol."""
-        answered, verdict = self._try(lambda store: store.see(key, duration_ns, now))
+        answered, verdict = self._try(lambda store: store.see(key, duration_ns, now, counted=counted, held=held))
         if not answered:
-            return self._memory.see(key, duration_ns, now)
+            return self._memory.see(key, duration_ns, now, counted=counted, held=held)
         if verdict is None:
             self._memory.confirm(Claim(key.digest, "", True, 0, 0, 0, duration_ns), now)
         return verdict
@@ -80,6 +82,11 @@ class FallbackStore:
                 self._told[claim.key] = (claim, now)
                 if len(self._told) > MOST_REMEMBERED:
                     self._told.popitem(last=False)
+
+    def grow(self, claim: Claim, duration_ns: int, now: float) -> None:
+        """See the protocol."""
+        self._memory.grow(claim, duration_ns, now)
+        self._try(lambda store: store.grow(claim, duration_ns, now))
 
     def hold(self, claim: Claim, seconds: float, now: float) -> None:
         """See the protocol."""

@@ -60,35 +60,36 @@ class LimitsStore:
         self._lock = threading.Lock()
         self._held_hours = HeldHours()
 
-    def see(self, key: AlertKey, duration_ns: int, now: float) -> Claim | Held | None:
+    def see(
+        self, key: AlertKey, duration_ns: int, now: float, *, counted: bool = False, held: bool = False
+    ) -> Claim | Held | None:
         """See the protocol."""
         told = self._told(key.digest, now)
+        seen = 0 if counted else 1
         if not self._is_due(told, duration_ns, now) or self._is_held(key.digest, now):
-            self._count(key.digest, _unpack(told)[0], duration_ns)
+            self._count(key.digest, _unpack(told)[0], duration_ns, seen)
             return None
         hour = hour_of(now)
         if not self._has_room(hour):
-            return self._hold_back(key, told, duration_ns, hour)
+            return self._hold_back(key, told, duration_ns, hour, counted=counted, held=held)
         if self._counters.incr(f"{key.digest}:lease", self._lease) != 1:
-            self._count(key.digest, _unpack(told)[0], duration_ns)
+            self._count(key.digest, _unpack(told)[0], duration_ns, seen)
             return None
         # Another one may have told it, and given the lease back, since it was looked up above.
         told = self._told(key.digest, now)
         if not self._is_due(told, duration_ns, now):
             self._counters.clear(f"{key.digest}:lease")
-            self._count(key.digest, _unpack(told)[0], duration_ns)
+            self._count(key.digest, _unpack(told)[0], duration_ns, seen)
             return None
-        if (
-            self._counters.incr(f"hour:{hour}:claims", 2 * HOUR) - self._counters.get(f"hour:{hour}:back")
-            > self._policy.alerts_per_hour
-        ):
-            self._counters.incr(f"hour:{hour}:back", 2 * HOUR)
+        if not self._admit(hour):
             self._counters.clear(f"{key.digest}:lease")
-            return self._hold_back(key, told, duration_ns, hour)
+            return self._hold_back(key, told, duration_ns, hour, counted=counted, held=held)
         told_at, _ = _unpack(told)
+        if counted:
+            self._uncount(key.digest, told_at)
         seen, worst_ms = self._counts(key.digest, told_at)
         token = f"{now + self._lease:.3f}"  # when it lapses
-        return Claim(key.digest, token, told > 0, seen, told_at * 10**9, worst_ms * 10**6, duration_ns)
+        return Claim(key.digest, token, told > 0, seen, told_at * 10**9, worst_ms * 10**6 if seen else 0, duration_ns)
 
     def confirm(self, claim: Claim, now: float) -> None:
         """See the protocol."""
@@ -96,7 +97,7 @@ class LimitsStore:
         before = self._told(claim.key, now)
         told_at, worst_ns = _unpack(before)
         if self._was_told_since(claim, told_at, now):
-            self._raise_worst(claim, before)
+            self._raise_worst(claim.key, before, claim.duration_ns)
             return
         in_window = told_at > now - self._policy.window
         worst_ns = max(claim.duration_ns, worst_ns if in_window else 0)
@@ -113,6 +114,12 @@ class LimitsStore:
         self._counters.clear(f"{claim.key}:held")
         self._counters.clear(f"{claim.key}:lease")
         self._carry_over(claim, told_at, now_at)
+
+    def grow(self, claim: Claim, duration_ns: int, now: float) -> None:
+        """See the protocol."""
+        told = self._told(claim.key, now)
+        if self._was_told_since(claim, _unpack(told)[0], now):
+            self._raise_worst(claim.key, told, duration_ns)
 
     def hold(self, claim: Claim, seconds: float, now: float) -> None:
         """See the protocol."""
@@ -192,18 +199,19 @@ class LimitsStore:
             return told_at * 10**9 > claim.since_ns
         return told_at * 10**9 > claim.since_ns + ROUNDING_NS and told_at > now - self._policy.window
 
-    def _raise_worst(self, claim: Claim, told: int) -> None:
-        """Note that what was told has taken longer than is noted with it."""
-        more = _pack(_unpack(told)[0], claim.duration_ns) - told
+    def _raise_worst(self, digest: str, told: int, duration_ns: int) -> None:
+        """Note that what was told takes longer than is noted with it."""
+        more = _pack(_unpack(told)[0], duration_ns) - told
         if more > 0:
-            self._counters.incr(f"{claim.key}:told", self._keep, more)
+            self._counters.incr(f"{digest}:told", self._keep, more)
 
     def _counts(self, digest: str, told_at: int) -> tuple[int, int]:
         return self._counters.get(f"{digest}:{told_at}:seen"), self._counters.get(f"{digest}:{told_at}:worst")
 
     def _count(self, digest: str, told_at: int, duration_ns: int, seen: int = 1) -> None:
         key = f"{digest}:{told_at}"
-        self._counters.incr(f"{key}:seen", self._keep, seen)
+        if seen:
+            self._counters.incr(f"{key}:seen", self._keep, seen)
         worst_ms = duration_ns // 10**6
         # Raising it is two steps; who cannot have the lock leaves it to those who come after.
         if self._counters.get(f"{key}:worst") < worst_ms and self._counters.incr(f"{key}:lock", 2) == 1:
@@ -211,6 +219,16 @@ class LimitsStore:
             if more > 0:
                 self._counters.incr(f"{key}:worst", self._keep, more)
             self._counters.clear(f"{key}:lock")
+
+    def _uncount(self, digest: str, told_at: int) -> None:
+        """Count one request less, for whoever has the lease: its own, which was counted while it ran."""
+        key = f"{digest}:{told_at}:seen"
+        seen = self._counters.get(key)
+        if seen:
+            # Not by a negative number, which memcached does not take.
+            self._counters.clear(key)
+        if seen > 1:
+            self._counters.incr(key, self._keep, seen - 1)
 
     def _carry_over(self, claim: Claim, told_at: int, now_at: int) -> None:
         """Count for the next alert the requests that came while this one was being told."""
@@ -225,13 +243,22 @@ class LimitsStore:
         taken = self._counters.get(f"hour:{hour}:claims") - self._counters.get(f"hour:{hour}:back")
         return taken < self._policy.alerts_per_hour
 
-    def _hold_back(self, key: AlertKey, told: int, duration_ns: int, hour: int) -> Held:
+    def _admit(self, hour: int) -> bool:
+        """Take one of the hour's alerts, if any is left."""
+        claims, back = f"hour:{hour}:claims", f"hour:{hour}:back"
+        if self._counters.incr(claims, 2 * HOUR) - self._counters.get(back) <= self._policy.alerts_per_hour:
+            return True
+        self._counters.incr(back, 2 * HOUR)
+        return False
+
+    def _hold_back(self, key: AlertKey, told: int, duration_ns: int, hour: int, *, counted: bool, held: bool) -> Held:
         if told:
-            self._count(key.digest, _unpack(told)[0], duration_ns)
-        with self._lock:
-            self._held_hours.note(hour, key.text, duration_ns)
-        self._counters.incr(f"hour:{hour}:alerts", 2 * 86_400)
-        return Held(hour * HOUR * 10**9)
+            self._count(key.digest, _unpack(told)[0], duration_ns, 0 if counted else 1)
+        if not held:
+            with self._lock:
+                self._held_hours.note(hour, key.text, duration_ns)
+            self._counters.incr(f"hour:{hour}:alerts", 2 * 86_400)
+        return Held(hour * HOUR * 10**9, counted or told > 0)
 
 
 def _lapses(claim: Claim) -> float | None:

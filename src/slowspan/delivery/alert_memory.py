@@ -89,25 +89,28 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._held = HeldHours()
 
-    def see(self, key: AlertKey, duration_ns: int, now: float) -> Claim | Held | None:
+    def see(
+        self, key: AlertKey, duration_ns: int, now: float, *, counted: bool = False, held: bool = False
+    ) -> Claim | Held | None:
         """See the protocol."""
         with self._lock:
             self._purge(now)
             state = self._keys.get(key.digest)
             if state is not None and not state.is_due(duration_ns, now, self._policy):
-                state.count(duration_ns)
+                state.count(duration_ns, counted=counted)
                 return None
             hour = hour_of(now)
             claims = self._claims[1] if self._claims[0] == hour else 0
             if claims >= self._policy.alerts_per_hour:
                 if state is not None:
-                    state.count(duration_ns)
-                self._held.note(hour, key.text, duration_ns)
-                return Held(hour * HOUR * 10**9)
+                    state.count(duration_ns, counted=counted)
+                if not held:
+                    self._held.note(hour, key.text, duration_ns)
+                return Held(hour * HOUR * 10**9, counted or state is not None)
             self._claims = (hour, claims + 1)
             state = self._keys.setdefault(key.digest, KeyState())
             self._keys.move_to_end(key.digest)
-            return state.claim(key.digest, duration_ns, now, self._policy)
+            return state.claim(key.digest, duration_ns, now, self._policy, counted=counted)
 
     def confirm(self, claim: Claim, now: float) -> None:
         """See the protocol."""
@@ -117,6 +120,13 @@ class MemoryStore:
                 self._keys[claim.key] = state
                 self._keys.move_to_end(claim.key)
             self._purge(now)
+
+    def grow(self, claim: Claim, duration_ns: int, now: float) -> None:
+        """See the protocol."""
+        with self._lock:
+            state = self._keys.get(claim.key)
+            if state is not None:
+                state.grow(claim, duration_ns, now, self._policy)
 
     def hold(self, claim: Claim, seconds: float, now: float) -> None:
         """See the protocol."""

@@ -60,26 +60,29 @@ class SqliteStore:
         self._policy = policy
         self._database = AlertDatabase(directory, _SCHEMA)
 
-    def see(self, key: AlertKey, duration_ns: int, now: float) -> Claim | Held | None:
+    def see(
+        self, key: AlertKey, duration_ns: int, now: float, *, counted: bool = False, held: bool = False
+    ) -> Claim | Held | None:
         """See the protocol."""
         with self._database.transaction() as connection:
             connection.execute(_OLDEST.format("WHERE expires <= ?"), (now, PURGED_AT_ONCE))
             state = _read(connection, key.digest)
             if state is not None and not state.is_due(duration_ns, now, self._policy):
-                state.count(duration_ns)
+                state.count(duration_ns, counted=counted)
                 _write(connection, key.digest, state)
                 return None
             hour = hour_of(now)
             if not self._admit(connection, hour):
                 if state is not None:
-                    state.count(duration_ns)
+                    state.count(duration_ns, counted=counted)
                     _write(connection, key.digest, state)
-                _hold_back(connection, hour, key.text, duration_ns)
-                return Held(hour * HOUR * 10**9)
+                if not held:
+                    _hold_back(connection, hour, key.text, duration_ns)
+                return Held(hour * HOUR * 10**9, counted or state is not None)
             if state is None:
                 self._make_room(connection)
                 state = KeyState()
-            claim = state.claim(key.digest, duration_ns, now, self._policy)
+            claim = state.claim(key.digest, duration_ns, now, self._policy, counted=counted)
             _write(connection, key.digest, state)
             return claim
 
@@ -89,6 +92,13 @@ class SqliteStore:
             state = _read(connection, claim.key) or KeyState()
             state.confirm(claim, now, self._policy)
             _write(connection, claim.key, state)
+
+    def grow(self, claim: Claim, duration_ns: int, now: float) -> None:
+        """See the protocol."""
+        with self._database.transaction() as connection:
+            state = _read(connection, claim.key)
+            if state is not None and state.grow(claim, duration_ns, now, self._policy):
+                _write(connection, claim.key, state)
 
     def hold(self, claim: Claim, seconds: float, now: float) -> None:
         """See the protocol."""

@@ -51,6 +51,8 @@ class Held(NamedTuple):
 
     hour_ns: int
     """Unix time of the hour's beginning, in nanoseconds."""
+    counted: bool = False
+    """Whether the request is among those of which the key's next alert tells the number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +88,17 @@ class AlertStore(Protocol):
     none blocks for longer than a few seconds.
     """
 
-    def see(self, key: AlertKey, duration_ns: int, now: float) -> Claim | Held | None:
+    def see(
+        self, key: AlertKey, duration_ns: int, now: float, *, counted: bool = False, held: bool = False
+    ) -> Claim | Held | None:
         """Count a slow request, and tell whether it is to be told.
 
         Args:
             key: The request's key.
             duration_ns: Its duration, in nanoseconds.
             now: Unix time in seconds.
+            counted: The request was counted while it ran: it is not counted again, but may be due by now.
+            held: The request was held back while it ran.
 
         Returns:
             A claim when it is to be told, by the caller: it must be confirmed, held or released, and lapses with its
@@ -106,6 +112,10 @@ class AlertStore(Protocol):
         When the key was told since the claim was given, as when one channel after the other has told it, the window
         that began then goes on, and so do the counts.
         """
+        ...
+
+    def grow(self, claim: Claim, duration_ns: int, now: float) -> None:
+        """Note that the request of a claim takes longer than the claim says. Changes nothing while nobody is told."""
         ...
 
     def hold(self, claim: Claim, seconds: float, now: float) -> None:
@@ -165,16 +175,20 @@ class KeyState:
             return False
         return not self._is_in_window(now, policy) or duration_ns >= policy.realert_ratio * self.told_worst_ns
 
-    def count(self, duration_ns: int) -> None:
-        """Count a request that is not told."""
-        self.seen += 1
+    def count(self, duration_ns: int, *, counted: bool = False) -> None:
+        """Count a request that is not told, unless it is counted already."""
+        self.seen += not counted
         self.worst_ns = max(self.worst_ns, duration_ns)
 
-    def claim(self, key: str, duration_ns: int, now: float, policy: AlertPolicy) -> Claim:
-        """Give a claim, which takes the counts along."""
+    def claim(self, key: str, duration_ns: int, now: float, policy: AlertPolicy, *, counted: bool = False) -> Claim:
+        """Give a claim, which takes the counts along, but not that of its own request."""
         self.claimed_seen += self.seen
         self.claimed_worst_ns = max(self.claimed_worst_ns, self.worst_ns)
         self.seen = self.worst_ns = 0
+        if counted and self.claimed_seen:
+            self.claimed_seen -= 1
+        if not self.claimed_seen:
+            self.claimed_worst_ns = 0
         self.token = secrets.token_hex(8)
         self.lease_until = now + policy.lease
         self.expires = _expiry(now, policy)
@@ -185,7 +199,7 @@ class KeyState:
     def confirm(self, claim: Claim, now: float, policy: AlertPolicy) -> bool:
         """Note that a claim was told; tells whether a window begins with that."""
         if self.was_told_since(claim, now, policy):
-            self.told_worst_ns = max(claim.duration_ns, self.told_worst_ns)
+            self.grow(claim, claim.duration_ns, now, policy)
             return False
         in_window = self._is_in_window(now, policy)
         self.told_worst_ns = max(claim.duration_ns, self.told_worst_ns if in_window else 0)
@@ -195,6 +209,13 @@ class KeyState:
         self.lease_until = 0.0
         self.token = claim.token
         self.expires = _expiry(now, policy)
+        return True
+
+    def grow(self, claim: Claim, duration_ns: int, now: float, policy: AlertPolicy) -> bool:
+        """Note how long the request of a claim takes; tells whether there was anything to change."""
+        if duration_ns <= self.told_worst_ns or not self.was_told_since(claim, now, policy):
+            return False
+        self.told_worst_ns = duration_ns
         return True
 
     def was_told_since(self, claim: Claim, now: float, policy: AlertPolicy) -> bool:

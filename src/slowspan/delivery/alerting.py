@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slowspan.counters import Drop
 from slowspan.delivery.alert_fallback import make_store
 from slowspan.delivery.alert_key import HOT_LINE, alert_key, hottest_place
-from slowspan.delivery.alert_store import Held
+from slowspan.delivery.alert_store import Claim, Held
 from slowspan.delivery.channel import Telling
 from slowspan.delivery.outbox import Outbox
 from slowspan.delivery.under_way import UnderWay
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from slowspan.config import Settings
     from slowspan.counters import Counters
-    from slowspan.delivery.alert_store import Claim
+    from slowspan.delivery.alert_key import AlertKey
     from slowspan.delivery.channel import Channel
     from slowspan.delivery.pipeline import Submitted
     from slowspan.notifiers.base import Notifier
@@ -31,7 +32,18 @@ LOOK = 60.0
 """The most seconds between two looks for that."""
 
 _MOST_PARTIAL = 1000
-"""Requests of which it is remembered that they were told while they ran."""
+"""Requests of which it is remembered what became of them while they ran."""
+
+
+@dataclass(slots=True)
+class _Running:
+    """A request that was heard of while it ran."""
+
+    key: AlertKey
+    counted: bool = False
+    held: bool = False
+    claim: Claim | None = None
+    """That of its alert, once it is told."""
 
 
 class Alerter:
@@ -75,7 +87,7 @@ class Alerter:
             clock=clock,
         )
         self._service_name: str | None = None
-        self._told_while_running: OrderedDict[str, None] = OrderedDict()
+        self._running: OrderedDict[str, _Running] = OrderedDict()
         self._held_hour_ns = 0
 
     @property
@@ -92,24 +104,38 @@ class Alerter:
             report: Makes its report, which takes milliseconds: only when it is told.
         """
         self._service_name = span.service_name
-        if request.id in self._told_while_running:
-            return  # One request is one alert, however often it is heard of.
-        if request.running:
-            self._told_while_running[request.id] = None
-            if len(self._told_while_running) > _MOST_PARTIAL:
-                self._told_while_running.popitem(last=False)
-        hot_line = hottest_place(report().hot_lines) if HOT_LINE in self._words else ""
-        key = alert_key(span, self._words, hot_line)
-        verdict = self._store.see(key, request.duration_ns, self._clock())
+        known = self._running.get(request.id)
+        if known is not None and known.claim is not None:
+            # One request is one alert, however often it is heard of.
+            self._under_way.grow(known.claim, request.duration_ns)
+            return
+        heard = known or _Running(self._key(span, report))
+        verdict = self._store.see(heard.key, request.duration_ns, self._clock(), counted=heard.counted, held=heard.held)
+        if request.running and known is None:
+            self._running[request.id] = heard
+            if len(self._running) > _MOST_PARTIAL:
+                self._running.popitem(last=False)
         if isinstance(verdict, Held):
-            self._counters.drop(Drop.ALERT_LIMIT)
-            if verdict.hour_ns != self._held_hour_ns:
-                # Somebody must look when the hour is over, also if no alert comes any more.
-                self._held_hour_ns = verdict.hour_ns
-                self._wake()
-        elif verdict is not None:
+            self._note_held(verdict, heard)
+        elif verdict is None:
+            heard.counted = True
+        else:
+            heard.claim = verdict
             told = report().with_alert(self._alert(verdict))
             self._under_way.tell(Telling(told, verdict, set(self.channels)))
+
+    def _note_held(self, verdict: Held, heard: _Running) -> None:
+        if not heard.held:
+            self._counters.drop(Drop.ALERT_LIMIT)
+        heard.held, heard.counted = True, verdict.counted
+        if verdict.hour_ns != self._held_hour_ns:
+            # Somebody must look when the hour is over, also if no alert comes any more.
+            self._held_hour_ns = verdict.hour_ns
+            self._wake()
+
+    def _key(self, span: SpanFacts, report: Callable[[], Report]) -> AlertKey:
+        hot_line = hottest_place(report().hot_lines) if HOT_LINE in self._words else ""
+        return alert_key(span, self._words, hot_line)
 
     def tick(self) -> float:
         """Try again what waits, and tell what was held back.

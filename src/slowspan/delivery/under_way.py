@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,9 @@ LEASE = 2 * RENEW
 
 HOLD = 86_400.0
 """Seconds for which an alert that waits in the outbox keeps its key from being told by somebody else."""
+
+_MOST_GROWN = 1000
+"""Alerts of which it is remembered how long their requests have taken since."""
 
 _LEASE_OF_CLAIM = LEASE + RENEW  # longer, so that nobody else claims the key before it is told
 
@@ -76,6 +80,7 @@ class UnderWay:
         self._tellings: dict[Telling, None] = {}
         self._failing: set[str] = set()
         self._renew_at = 0.0
+        self._grown: OrderedDict[str, int] = OrderedDict()
         secrets = secrets_of(settings)
         self.channels: dict[str, Channel] = {
             name: Channel(
@@ -141,6 +146,14 @@ class UnderWay:
                 for name in telling.waiting_for:
                     self._add(telling, name, stored, now, LEASE)
 
+    def grow(self, claim: Claim, duration_ns: int) -> None:
+        """Note that the request of an alert takes longer than was told, for the measure of those to come."""
+        # Noted first: should a channel tell the alert at this moment, one of the two finds what the other has done.
+        self._grown[claim.token] = duration_ns
+        if len(self._grown) > _MOST_GROWN:
+            self._grown.popitem(last=False)
+        self._store.grow(claim, duration_ns, self._clock())
+
     def _stored(self, telling: Telling) -> bytes | None:
         try:
             return telling.report.stored_profile()
@@ -185,6 +198,9 @@ class UnderWay:
         if not telling.delivered:
             telling.delivered = True
             self._store.confirm(telling.claim, self._clock())
+            duration_ns = self._grown.get(telling.claim.token)
+            if duration_ns is not None:
+                self._store.grow(telling.claim, duration_ns, self._clock())
 
     def _note_failure(self, telling: Telling, name: str, error: DeliveryError) -> None:
         self._counters.add_failed(name)
