@@ -41,6 +41,7 @@ NAMES = {
     "slowspan.cpu_time",
     "slowspan.ready_time",
     "slowspan.waiting_time",
+    "slowspan.unknown_time",
     "slowspan.hot_frames",
 }
 MULTI_PROCESSORS = [SynchronousMultiSpanProcessor, ConcurrentMultiSpanProcessor]

@@ -121,6 +121,9 @@ def test_attributes_on_the_span(shop: Watched) -> None:
     assert attributes["slowspan.threshold"] == pytest.approx(0.05)
     assert attributes["slowspan.samples"] == profile.sample_count > 0
     assert attributes["slowspan.cpu_time"] == pytest.approx(profile.cpu_time_ns / 1e9)
+    times = [attributes[f"slowspan.{name}_time"] for name in ("cpu", "waiting", "ready", "unknown")]
+    assert sum(times) == pytest.approx(profile.duration_ns / 1e9)
+    assert attributes["slowspan.unknown_time"] == pytest.approx(profile.samples[0].wall_ns / 1e9)
     assert 1 <= len(attributes["slowspan.hot_frames"]) <= 5
     assert "watched.py:" in attributes["slowspan.hot_frames"][0]
     assert attributes["slowspan.hot_frames"][0].endswith(" wait_here")
@@ -131,6 +134,7 @@ def test_attributes_on_the_span(shop: Watched) -> None:
         "slowspan.cpu_time",
         "slowspan.ready_time",
         "slowspan.waiting_time",
+        "slowspan.unknown_time",
         "slowspan.hot_frames",
     }
 

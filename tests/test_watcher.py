@@ -137,6 +137,24 @@ def test_a_kept_method_does_not_end_a_later_request_of_the_trace(shop: Watched) 
     assert shop.profile().duration_ns == second.end_time - second.start_time
 
 
+def test_time_after_a_loss_is_said_to_be_unknown(shop: Watched) -> None:
+    """When the thread has ended before its span, nothing is told of the time after that."""
+    spans: list[Span] = []
+
+    def begin() -> None:
+        spans.append(shop.start())
+        wait_here()
+
+    in_thread(begin)
+    ended = time.time_ns()
+    time.sleep(2 * SLOW)
+    spans[0].end()
+    attributes = shop.attributes()
+    after = (spans[0].end_time - ended) / 1e9
+    assert attributes["slowspan.unknown_time"] >= 0.9 * after
+    assert attributes["slowspan.waiting_time"] <= (spans[0].end_time - spans[0].start_time) / 1e9 - 0.9 * after
+
+
 def test_the_name_of_a_thread_that_ends_with_its_request(shop: Watched) -> None:
     """A server that makes a thread for each request has ended it when the report is made."""
     thread = threading.Thread(target=lambda: shop.request(wait_here), name="request-7")

@@ -36,6 +36,10 @@ READY_TIME: Final = "slowspan.ready_time"
 """Time from the first sample on in which the request could have computed, had others not held a processor, the
 interpreter lock or the event loop, in seconds."""
 
+UNKNOWN_TIME: Final = "slowspan.unknown_time"
+"""Time before the first sample, and after the last one where the thread was lost, in seconds: with the three others it
+is the request's."""
+
 SAMPLES: Final = "slowspan.samples"
 """Number of stack readings."""
 

@@ -53,11 +53,13 @@ def profile_attributes(recording: Recording, finished: Finished) -> SpanAttribut
     attributes: SpanAttributes = {semconv.SAMPLES: finished.sample_count}
     trace = recording.trace
     if trace is not None and finished.cpu_time_ns is not None:
-        rest_ns = max(finished.duration_ns - trace.before_first_ns - finished.cpu_time_ns, 0)
+        rest_ns = max(min(trace.seen_ns, finished.duration_ns) - finished.cpu_time_ns, 0)
         ready_ns = min(trace.ready_ns, rest_ns)
+        unknown_ns = max(finished.duration_ns - finished.cpu_time_ns - rest_ns, 0)
         attributes[semconv.CPU_TIME] = finished.cpu_time_ns / 1e9
         attributes[semconv.WAITING_TIME] = (rest_ns - ready_ns) / 1e9
         attributes[semconv.READY_TIME] = ready_ns / 1e9
+        attributes[semconv.UNKNOWN_TIME] = unknown_ns / 1e9
     if trace is not None and finished.duration_ns:
         attributes[semconv.HOT_FRAMES] = [
             f"{format_share(leaf.wall_ns / finished.duration_ns)} {leaf.place}"

@@ -136,6 +136,11 @@ class Trace:
             return None
         return self._last_cpu_ns - self._first_cpu_ns
 
+    @property
+    def seen_ns(self) -> int:
+        """Time from the first sample to the last one, or to the end once that is known."""
+        return max(self._last_at_ns - self.before_first_ns, 0)
+
     def computing_share(self, at_ns: int, cpu_ns: int) -> float:
         """Return which share of the time since the last sample the thread was computing, 0 to 1."""
         wall = at_ns - self._last_at_ns
