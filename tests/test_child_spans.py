@@ -485,13 +485,16 @@ def test_the_share_that_no_span_explains(tree: tuple[tuple[int, int, int], ...],
     assert explained_ns(profile) == explained * MS
 
 
-def test_of_concurrent_spans_the_latest_carries() -> None:
-    """Of two queries at once a sample is given to that which started last, and after its end to the other."""
+def test_of_concurrent_spans_the_one_around_them_carries() -> None:
+    """Of two queries at once nothing tells whose stack a sample shows: it is given to neither, but to their parent."""
     tables = make_tables([((*STEM, (TOTAL, 1)), 100 * MS, 0)] * 6)
     samples: tuple[Sample, ...] = tables.pop("samples")
     tree = spans((-1, 150, 400), (-1, 250, 100), (-1, 350, 1))
     carrying = carry_spans(samples, tree, **tables)
-    assert [sample.span for sample in carrying] == [-1, 0, 1, 0, 0, -1]
+    assert [sample.span for sample in carrying] == [-1, 0, -1, 0, 0, -1]
+    tree = spans((-1, 50, 600), (0, 150, 400), (0, 250, 100), (2, 260, 50))
+    carrying = carry_spans(samples, tree, **tables)
+    assert [sample.span for sample in carrying] == [0, 1, 0, 1, 1, 0]
     assert carry_spans(samples, (), **tables) == samples
 
 

@@ -85,11 +85,14 @@ def query(parent: int, text: str, ms: int = 1, name: str = "SELECT") -> ChildSpa
 
 
 def test_equal_queries_under_different_parents_are_told_together() -> None:
-    """A pattern in each of two loops is one line; a parent with few of them does not count."""
+    """A pattern in several loops is one line, and so is one that asks once in each span of a function."""
     parents = [ChildSpan(-1, "loop", "INTERNAL", 0, MS, "UNSET", ()) for _ in range(3)]
     queries = [query(parent, "SELECT a") for parent in (0, 1) for _ in range(5)] + [query(2, "SELECT a")]
     (group,) = n_plus_ones(with_spans(*parents, *queries))
-    assert group == SpanGroup("SELECT", "SELECT a", 10, 10 * MS, "", 2)
+    assert group == SpanGroup("SELECT", "SELECT a", 11, 11 * MS, "", 3)
+    helpers = [ChildSpan(-1, "items_of", "INTERNAL", 0, MS, "UNSET", ()) for _ in range(40)]
+    (group,) = n_plus_ones(with_spans(*helpers, *(query(parent, "SELECT b") for parent in range(40))))
+    assert group == SpanGroup("SELECT", "SELECT b", 40, 40 * MS, "", 40)
 
 
 def test_what_asks_nobody_is_no_n_plus_one() -> None:

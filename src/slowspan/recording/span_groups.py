@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from slowspan.recording.profile import ChildSpan, Profile
 
 N_PLUS_ONE = 5
-"""Equal queries under one parent from which they are taken for one query per row of another one."""
+"""Equal queries in a request from which they are taken for one query per row of another one."""
 
 _NOTE_TEXT = 200
 """Characters of a query in a note."""
@@ -77,15 +77,15 @@ def span_groups(profile: Profile) -> list[SpanGroup]:
 
 
 def n_plus_ones(profile: Profile) -> list[SpanGroup]:
-    """Return the equal queries and calls of which there are many under one parent, those with the most time first.
+    """Return the equal queries and calls of which there are many in the request, those with the most time first.
 
-    Those under other parents are not counted, if there are few.
+    Each may be in a span of its own, such as that of a function which asks once.
     """
-    siblings: dict[tuple[int, str, str], list[int]] = {}
+    equal: dict[tuple[str, str], list[int]] = {}
     for index, span in enumerate(profile.spans):
         if any(name in _QUERIES for name, _ in span.attributes):
-            siblings.setdefault((span.parent, span.name, span_text(span)), []).append(index)
-    return _grouped(profile, (index for many in siblings.values() if len(many) >= N_PLUS_ONE for index in many))
+            equal.setdefault((span.name, span_text(span)), []).append(index)
+    return _grouped(profile, (index for many in equal.values() if len(many) >= N_PLUS_ONE for index in many))
 
 
 def explained_ns(profile: Profile) -> int:

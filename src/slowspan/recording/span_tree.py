@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import re
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -211,7 +210,9 @@ def carry_spans(
     locations: Sequence[Location],
     stacks: Sequence[Stack],
 ) -> tuple[Sample, ...]:
-    """Give every sample the child span in which it was taken: the innermost one, of concurrent ones the latest.
+    """Give every sample the child span in which it was taken: the innermost one.
+
+    Of concurrent ones nothing tells which the stack belongs to: then it is the span around them, if there is one.
 
     Args:
         samples: The samples, in any order.
@@ -227,19 +228,41 @@ def carry_spans(
         return tuple(samples)
     carrying = list(samples)
     by_start = sorted(range(len(spans)), key=lambda index: (spans[index].start_ns, index))
-    open_spans: list[tuple[int, int]] = []  # a heap, the latest on top
-    position = 0
+    running: list[int] = []
+    innermost, position = -1, 0
     for row in sorted(range(len(samples)), key=lambda row: samples[row].at_ns):
         sample = samples[row]
+        still = [index for index in running if _end_ns(spans[index]) > sample.at_ns]
         while position < len(by_start) and spans[by_start[position]].start_ns <= sample.at_ns:
-            heapq.heappush(open_spans, (-position, by_start[position]))
+            if _end_ns(spans[by_start[position]]) > sample.at_ns:
+                still.append(by_start[position])
             position += 1
-        while open_spans and _end_ns(spans[open_spans[0][1]]) <= sample.at_ns:
-            heapq.heappop(open_spans)
+        if still != running:
+            running, innermost = still, _innermost(still, spans)
         leaf = sample.stack
-        if open_spans and leaf >= 0 and frames[locations[stacks[leaf].location].frame].name not in SYNTHETIC_FRAMES:
-            carrying[row] = sample._replace(span=open_spans[0][1])
+        if running and leaf >= 0 and frames[locations[stacks[leaf].location].frame].name not in SYNTHETIC_FRAMES:
+            carrying[row] = sample._replace(span=innermost)
     return tuple(carrying)
+
+
+def _innermost(running: Sequence[int], spans: Sequence[ChildSpan]) -> int:
+    """Return the innermost of some spans that run at the same time, or the one around those that are concurrent."""
+    common: list[int] | None = None
+    inner = set(running)
+    for index in running:
+        inner.difference_update(_around(index, spans))
+    for index in inner:
+        path = [index, *_around(index, spans)]
+        common = path if common is None else [other for other in common if other in path]
+    return common[0] if common else -1
+
+
+def _around(index: int, spans: Sequence[ChildSpan]) -> list[int]:
+    """Return the spans around one, from the inside out."""
+    around = []
+    while (index := spans[index].parent) >= 0:
+        around.append(index)
+    return around
 
 
 def _end_ns(span: ChildSpan) -> int:
