@@ -10,7 +10,7 @@ from slowspan.recording import handoffs
 from slowspan.recording.sight import CarrierGoneError, Sight, State
 from slowspan.recording.stacks import MAX_DEPTH, flatten, line_of, marker
 from slowspan.recording.synthetic import WAITING_FOR_LOOP
-from slowspan.recording.walk import Memory, Walk, is_due
+from slowspan.recording.walk import Memory, Walk, is_due, is_running
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,17 +70,19 @@ class TaskFollower:
         task = self._task()
         if task is None or task.done():
             raise CarrierGoneError
+        # The loop's own module is there, since the task is.
+        running = sys.modules["asyncio"].current_task(task.get_loop())
         waiter: Any = getattr(task, "_fut_waiter", None)
         last = self._last
         if last is not None and last.still_holds(waiter):
-            return last.sight._replace(loop_is_busy=bool(self._holder(task, frames)))
+            return last.sight._replace(loop_is_busy=bool(self._holder(task, running, frames)))
         self._memory.turn += 1
-        walk = Walk(frames, self._memory, self._thread_id)
+        walk = Walk(frames, self._memory, self._thread_id, running)
         state = walk.follow_task(task)
         self._last = None
         if state is State.ON_THREAD and walk.thread_id == self._thread_id:
             return sight_of(walk, state)
-        holder = self._holder(task, frames)
+        holder = self._holder(task, running, frames)
         if state is State.READY:
             walk.path.append((_WAITING_FOR_LOOP, 0))
             walk.line = 0
@@ -93,21 +95,23 @@ class TaskFollower:
             self._last = _Last(weakref.ref(waiter), walk.due_at, sight._replace(moved=False))
         return sight
 
-    def _holder(self, task: Any, frames: Mapping[int, FrameType]) -> list[tuple[CodeType, int]]:
-        """Return the frames of what the event loop runs at this instant, innermost first; none when it waits."""
-        # The loop's own module is there, since the task is.
-        current = sys.modules["asyncio"].current_task(task.get_loop())
-        outermost = getattr(current.get_coro(), "cr_frame", None) if current is not None else None
+    def _holder(self, task: Any, running: Any, frames: Mapping[int, FrameType]) -> list[tuple[CodeType, int]]:
+        """Return the frames of what else the event loop runs at this instant, innermost first; none when it waits."""
+        if running is task:
+            return []  # It has stopped meanwhile.
+        outermost = getattr(running.get_coro(), "cr_frame", None) if running is not None else None
         above: list[tuple[CodeType, int]] = []
         frame = frames.get(self._thread_id)
         while frame is not None:
-            if current is None and handoffs.is_boundary(frame):
+            if running is None and handoffs.is_boundary(frame):
                 return above  # A callback that is no task.
             above.append((frame.f_code, frame.f_lasti))
             if frame is outermost:
                 return above
             frame = frame.f_back
-        return []
+        if running is None or not is_running(running.get_coro()):
+            return []
+        return above if handoffs.is_in_greenlet(running, self._thread_id, frames.get(self._thread_id)) else []
 
 
 class GreenletFollower:

@@ -8,7 +8,10 @@ can keep them alive.
 from __future__ import annotations
 
 import sys
+import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from slowspan.recording.stacks import are_innermost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Onward(NamedTuple):
-    """Where the work behind a suspended frame is: one of four."""
+    """Where the work behind a suspended frame is: one of five."""
 
     futures: Sequence[Any] = ()
     thread_id: int = 0
@@ -24,6 +27,8 @@ class Onward(NamedTuple):
     """The time for which the frame waits, as ``time.monotonic`` counts, whether or not the loop has noticed it."""
     in_queue: bool = False
     """Whether a thread is to do it that has not taken it up yet."""
+    greenlet: Any = None
+    """A greenlet, suspended as well, whose frames stand between this one and what it awaits."""
 
 
 def from_suspended(frame: FrameType) -> Onward | None:
@@ -61,6 +66,47 @@ def is_boundary(frame: FrameType) -> bool:
     """Return whether a frame is the one in which a pool's thread takes up work: what is below serves all requests."""
     known = _BOUNDARIES.get(frame.f_code.co_name)
     return known is not None and frame.f_globals.get("__name__") in known
+
+
+def is_in_greenlet(task: Any, thread_id: int, top: FrameType | None) -> bool:
+    """Return whether a thread runs a greenlet that the event loop's running task has switched to.
+
+    The outermost frame of such a greenlet has no caller, so that nothing in it leads to the task. So this is to be
+    asked only where the task's own frame is not among the thread's.
+
+    Args:
+        task: The task that was found running.
+        thread_id: Its event loop's thread.
+        top: The innermost frame of that thread.
+    """
+    if top is None or "greenlet" not in sys.modules:
+        return False
+    frame: FrameType | None = top
+    while frame is not None:
+        if is_boundary(frame):
+            return False
+        frame = frame.f_back
+    # In this order: the thread is looked at between two looks that find the task running.
+    return are_innermost({thread_id: top}) and sys.modules["asyncio"].current_task(task.get_loop()) is task
+
+
+def frames_switched_from(thread_id: int) -> FrameType | None:
+    """Return the innermost frame of what switched to the greenlet that a thread runs, where that is known."""
+    driver = _drivers.get(thread_id)
+    # Of the greenlet that runs there is none.
+    return getattr(driver() if driver is not None else None, "gr_frame", None)
+
+
+def note_greenlet(greenlet: Any, thread_id: int) -> None:
+    """Remember what switches to the greenlets of a thread."""
+    driver = greenlet.parent
+    known = _drivers.get(thread_id)
+    if driver is not None and (known is None or known() is not driver):
+        _drivers[thread_id] = weakref.ref(driver)
+
+
+_drivers: dict[int, weakref.ref[Any]] = {}
+"""By thread, the greenlet that runs its event loop. There is no other way to it but through the greenlets it made."""
 
 
 def children_of(future: Any) -> list[Any] | None:
@@ -190,6 +236,11 @@ def _worker_thread(names: Mapping[str, Any]) -> Onward | None:
     return Onward(thread_id=worker.ident or 0)
 
 
+def _greenlet(names: Mapping[str, Any]) -> Onward | None:
+    greenlet = names.get("context")
+    return Onward(greenlet=greenlet) if getattr(greenlet, "gr_frame", None) is not None else None
+
+
 SUSPENDED: Mapping[str, Sequence[tuple[str, Callable[[Mapping[str, Any]], Onward | None]]]] = {
     "sleep": [("asyncio.tasks", _timer)],
     "_wait": [("asyncio.tasks", lambda names: Onward(futures=list(names.get("fs") or ())))],
@@ -198,6 +249,7 @@ SUSPENDED: Mapping[str, Sequence[tuple[str, Callable[[Mapping[str, Any]], Onward
     "__call__": [("starlette.responses", _child), ("starlette.middleware.base", _child_that_streams)],
     "call_next": [("starlette.middleware.base", _child)],
     "run_sync_in_worker_thread": [("anyio._backends._asyncio", _worker_thread)],
+    "greenlet_spawn": [("sqlalchemy.util.concurrency", _greenlet), ("sqlalchemy.util._concurrency_py3k", _greenlet)],
 }
 """Functions in which a task waits for something else than what it awaits: name, module, what to read."""
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from slowspan.recording import handoffs
 from slowspan.recording.sight import State
-from slowspan.recording.stacks import are_innermost, line_of
+from slowspan.recording.stacks import are_innermost, flatten, line_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ MAX_HOPS = 100
 """Futures, tasks and threads that one look follows: a cycle or a crowd of children ends here."""
 
 MAX_CHILDREN = 16
-"""Children of one ``gather`` or task group that one look compares."""
+"""Waiting children of one ``gather`` or task group that one look compares."""
 
 MAX_CHAIN = 500
 """Coroutines in one chain of awaits."""
@@ -87,6 +87,12 @@ class _Worker:
 class Walk:
     """One look: goes from a request's outermost frame to its innermost one.
 
+    Args:
+        frames: The innermost frames of all threads at this instant.
+        memory: What is known from the last looks.
+        home: The thread on which the request began.
+        running: The task that the event loop on that thread runs now, if any.
+
     Attributes:
         path: Code objects and instruction offsets, outermost first.
         line: Line number of the innermost frame.
@@ -97,7 +103,7 @@ class Walk:
         in_queue: Whether it waits for a thread that has not taken up its work yet.
     """
 
-    def __init__(self, frames: Mapping[int, FrameType], memory: Memory, home: int) -> None:
+    def __init__(self, frames: Mapping[int, FrameType], memory: Memory, home: int, running: Any = None) -> None:
         self.path: list[tuple[CodeType, int]] = []
         self.line: int = 0
         self.thread_id: int = 0
@@ -105,6 +111,7 @@ class Walk:
         self._frames = frames
         self._memory = memory
         self._home = home
+        self._running = running
         self.due_at: float | None = None
         self.hops: int = 0
         self.in_queue: bool = False
@@ -149,7 +156,9 @@ class Walk:
             self.line = line_of(frame)
             if frame.f_code.co_name in handoffs.SUSPENDED:
                 onward = handoffs.from_suspended(frame)
-                if onward is not None and not self._waits_for_time(onward):
+                if onward is not None and onward.greenlet is not None:
+                    self._add_greenlet(onward.greenlet)
+                elif onward is not None and not self._waits_for_time(onward):
                     return self._follow_onward(onward)
             awaited = inner
         return self._ready()
@@ -188,13 +197,15 @@ class Walk:
 
     def _follow_children(self, futures: Iterable[Any]) -> State | None:
         """Go down into the one that runs, or else into the next one in turn."""
-        pending = [future for future in futures if not future.done()][:MAX_CHILDREN]
+        pending = [future for future in futures if not future.done()]
         if not pending:
             return self._ready()
         start = len(self.path)
         chosen: tuple[list[tuple[CodeType, int]], int, State | None] | None = None
         turn = self._memory.turn % len(pending)
-        for future in pending[turn:] + pending[:turn]:
+        # The one that has the loop is known, however many there are. Of the others each comes first in turn.
+        running = [future for future in pending if future is self._running]
+        for future in (running + pending[turn:] + pending[:turn])[:MAX_CHILDREN]:
             state = self._follow_future(future, future)
             if state is State.ON_THREAD:
                 return state
@@ -215,7 +226,34 @@ class Walk:
             top = self._frames.get(thread_id)
             if top is not None and outermost is not None and _is_below(top, outermost):
                 return self.follow_thread(thread_id, outermost)
-        return None
+        top = self._frames.get(self._home)
+        if self._running is None or top is None or outermost is None or self._running.get_coro() is not coroutine:
+            return None
+        if not handoffs.is_in_greenlet(self._running, self._home, top):
+            return None
+        self._add_callers(outermost)
+        return self.follow_thread(self._home)
+
+    def _add_callers(self, outermost: FrameType) -> None:
+        """Add the frames of a coroutine that has switched to a greenlet: all if they are found, else the outermost."""
+        frame = handoffs.frames_switched_from(self._home)
+        inner: list[tuple[CodeType, int]] = []
+        while frame is not None and frame is not outermost:
+            inner.append((frame.f_code, frame.f_lasti))
+            frame = frame.f_back
+        self.path.append((outermost.f_code, outermost.f_lasti))
+        if frame is outermost:
+            self.path += reversed(inner)
+
+    def _add_greenlet(self, greenlet: Any) -> None:
+        """Add the frames of a suspended greenlet, which awaits what comes next through the coroutine that made it."""
+        handoffs.note_greenlet(greenlet, self._home)
+        frame: FrameType | None = greenlet.gr_frame
+        if frame is None:
+            return
+        self.line = line_of(frame)
+        flat = flatten(frame)
+        self.path += reversed(list(zip(flat[::2], flat[1::2], strict=True)))
 
     def _follow_worker(self, worker: Any) -> State | None:
         """Go on in the thread that works for a ``concurrent.futures.Future``."""
