@@ -13,6 +13,7 @@ from slowspan.config import Settings
 from slowspan.counters import Counters, Drop
 from slowspan.delivery import channel as channel_module
 from slowspan.delivery import queue as queue_module
+from slowspan.delivery.channel import FIRST_BRAKE
 from slowspan.delivery.pipeline import Delivery
 from slowspan.delivery.queue import DeliveryQueue
 from slowspan.delivery.under_way import FIRST_RETRY, LEASE, RENEW
@@ -403,15 +404,64 @@ def test_no_secret_in_a_strangers_error(
     assert "T0123456789abcdef" not in caplog.text
 
 
-def test_a_failure_for_good_is_a_loss(open_shop: Callable[..., Shop], pager: Pager) -> None:
+def test_a_failure_for_good_is_a_loss(open_shop: Callable[..., Shop], pager: Pager, clock: Clock) -> None:
     """A wrong token is counted and named, and silences nothing: the next slow request is told again."""
     pager.error = DeliveryError("the token is wrong", retry=False)
     shop = open_shop(pager)
     shop.slow()
     assert shop.counters.snapshot().drops == {Drop.NOTIFIER_FAILED: 1}
     pager.error = None
+    clock.now += FIRST_BRAKE + 1
     shop.slow()
     assert len(pager.reports) == 1
+
+
+def test_a_wrong_token_is_tried_rarely(open_shop: Callable[..., Shop], pager: Pager, clock: Clock) -> None:
+    """Each try may be a failed login: the channel is left alone for a while, and each alert of it is a counted loss."""
+    tries: list[float] = []
+
+    class Refusing(Pager):
+        def notify(self, report: Report) -> None:
+            tries.append(clock.now)
+            raise DeliveryError("the token is wrong", retry=False)
+
+    shop = open_shop(Refusing())
+    for number in range(50):
+        shop.slow(f"/{number}")
+    assert len(tries) == 1
+    assert shop.counters.snapshot().drops == {Drop.NOTIFIER_FAILED: 50}
+    assert shop.counters.snapshot().failed == {"refusing0": 50}
+    for count, pause in enumerate((60, 120, 240, 480, 960, 1920, 3600, 3600), start=1):
+        clock.now += pause - 1
+        shop.slow()
+        assert len(tries) == count
+        clock.now += 1
+        shop.slow()
+        assert len(tries) == count + 1
+    # No other channel is left alone with it, and the claims were given back.
+    other = open_shop(pager)
+    other.slow()
+    assert len(pager.reports) == 1
+
+
+def test_what_waits_is_not_thrown_at_a_channel_that_refuses(
+    open_shop: Callable[..., Shop], pager: Pager, clock: Clock
+) -> None:
+    """Alerts in the outbox wait until the channel takes something again."""
+    pager.error = ConnectionError("refused")
+    shop = open_shop(pager)
+    for number in range(5):
+        shop.slow(f"/{number}")
+    pager.error = DeliveryError("the token is wrong", retry=False)
+    clock.now += FIRST_RETRY + 1
+    shop.tick()
+    eventually(lambda: shop.counters.snapshot().drops == {Drop.NOTIFIER_FAILED: 1})
+    pager.error = None
+    for _ in range(5):
+        clock.now += FIRST_BRAKE + LEASE
+        shop.tick()
+    eventually(lambda: len(pager.reports) == 4)
+    assert shop.counters.snapshot().drops == {Drop.NOTIFIER_FAILED: 1}
 
 
 def test_a_failure_that_is_no_channels(open_shop: Callable[..., Shop], pager: Pager) -> None:
@@ -482,6 +532,7 @@ def test_a_channel_that_is_back_and_refuses(open_shop: Callable[..., Shop], page
     shop.tick()
     eventually(lambda: shop.counters.snapshot().drops == {Drop.NOTIFIER_FAILED: 1})
     pager.error = None
+    clock.now += FIRST_BRAKE + 1
     shop.tick()
     shop.slow()
     assert len(pager.reports) == 1

@@ -14,7 +14,7 @@ from reports import make_report
 from slowspan.counters import Counters, Drop
 from slowspan.delivery import channel as channel_module
 from slowspan.delivery.alert_store import Claim
-from slowspan.delivery.channel import RETRIES, Channel, Telling
+from slowspan.delivery.channel import FIRST_BRAKE, RETRIES, Channel, Telling
 from slowspan.notifiers.base import DeliveryError
 from slowspan.report.alert import Digest
 from support import eventually
@@ -152,6 +152,72 @@ def test_no_retry_where_it_is_useless(make: Callable[..., Channel], outcomes: Ou
     error = outcomes.first()
     assert (str(error), error.retry) == ("pager: the token is wrong", False)
     assert len(notifier.times) == 1
+
+
+def test_a_failure_of_one_message_alone(make: Callable[..., Channel], outcomes: Outcomes) -> None:
+    """One that is too large says nothing of the next one, which is tried."""
+
+    class TooLargeError(DeliveryError):
+        of_message = True
+
+    notifier = Scripted(
+        TooLargeError("the report is too large", retry=False),
+        DeliveryError("https://hook.example.com answered 413", retry=False),
+    )
+    channel = make(notifier)
+    for number in range(3):
+        channel.put(telling(number))
+    eventually(lambda: len(outcomes.all) == 3)
+    assert [error is None for error in outcomes.all] == [False, False, True]
+    assert not channel.is_refused()
+
+
+def test_left_alone_after_a_failure_for_good(outcomes: Outcomes, counters: Counters) -> None:
+    """For a while nothing is tried, and fails with the last error; each further failure doubles the while."""
+    now = [1000.0]
+    wrong = DeliveryError("the token is wrong", retry=False)
+    notifier = Scripted(wrong, wrong, lambda: None, wrong)
+    channel = Channel(
+        "pager", notifier, size=10, time_limit=30.0, counters=counters, clock=lambda: now[0], outcome=outcomes
+    )
+
+    def put(seconds: float) -> DeliveryError | None:
+        now[0] += seconds
+        outcomes.all.clear()
+        channel.put(telling())
+        return outcomes.first()
+
+    assert "the token is wrong" in str(put(0))
+    refused = put(FIRST_BRAKE - 10)
+    assert (str(refused), refused.retry) == ("pager: the token is wrong (next try in 10 s)", False)
+    assert len(notifier.times) == 1
+    channel.put_digest(DIGEST)
+    eventually(lambda: counters.snapshot().drops == {Drop.NOTIFIER_FAILED: 1})
+    assert notifier.digests == []
+    assert put(10) is not None
+    assert "in 20 s" in str(put(2 * FIRST_BRAKE - 20))
+    assert put(20) is None
+    assert put(0) is not None
+    assert put(FIRST_BRAKE) is None  # a success has reset it
+    assert put(0) is None
+    channel.close()
+    assert channel.queue.join(30)
+
+
+def test_a_clock_that_is_set_back_leaves_nothing_alone(outcomes: Outcomes, counters: Counters) -> None:
+    """A channel is never left alone for longer than the longest while."""
+    now = [1e9]
+    notifier = Scripted(DeliveryError("the token is wrong", retry=False))
+    channel = Channel(
+        "pager", notifier, size=10, time_limit=30.0, counters=counters, clock=lambda: now[0], outcome=outcomes
+    )
+    channel.put(telling(1))
+    assert outcomes.first() is not None
+    assert channel.is_refused()
+    now[0] -= 86_400
+    assert not channel.is_refused()
+    channel.close()
+    assert channel.queue.join(30)
 
 
 def test_honours_retry_after(make: Callable[..., Channel], outcomes: Outcomes) -> None:

@@ -398,6 +398,29 @@ REMEDIES = [
 ]
 
 
+ARCHIVED = b'{"id": "api.post.create_post.can_not_post_to_deleted.error", "message": "The channel is archived."}'
+TOO_LONG = b'{"id": "model.post.is_valid.message_length.app_error", "message": "Post Message property is too long."}'
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fault", "of_message"),
+    [
+        ("posts", Fault(413), True),
+        ("posts", Fault(400, body=TOO_LONG), True),
+        ("posts", Fault(400, body=ARCHIVED), False),
+        ("posts", Fault(403), False),
+        ("users/me", Fault(401), False),
+        ("users/me", Fault(400), False),
+    ],
+)
+def test_what_is_refused(server: MattermostServer, endpoint: str, fault: Fault, of_message: bool) -> None:
+    """A post that is refused for its own sake is told apart from what keeps every post from being taken."""
+    server.fail(endpoint, fault)
+    error = refused(make_notifier(server))
+    assert not error.retry
+    assert getattr(error, "of_message", False) == of_message
+
+
 @pytest.mark.parametrize(("changes", "endpoint", "fault", "retry", "retry_after", "message"), REMEDIES)
 def test_errors_say_what_to_do(
     server: MattermostServer,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextvars
+import math
+import re
 import threading
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -34,6 +37,15 @@ LONGEST_WAIT = 60.0
 """Seconds between two tries at once: who asks for more is tried again from the outbox."""
 
 
+FIRST_BRAKE = 60.0
+"""Seconds for which a channel is left alone after a failure that no further try can mend; doubles with each."""
+
+LONGEST_BRAKE = 3600.0
+
+# The webhook says so in its words alone.
+_OF_ONE_MESSAGE = re.compile(r"\banswered (400|413|422)\b")
+
+
 @dataclass(eq=False)
 class Telling:
     """One alert on its way to all channels, or again to one of them."""
@@ -50,11 +62,41 @@ class Telling:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+class _Brake:
+    """Leaves a channel alone after failures for good, of which each may cost a login, or a page that is uploaded.
+
+    Args:
+        clock: Unix time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._seconds = 0.0
+        self._until = 0.0
+        self.reason = ""
+
+    def pull(self, reason: str) -> None:
+        """Note a failure."""
+        self._seconds = min(max(FIRST_BRAKE, 2 * self._seconds), LONGEST_BRAKE)
+        self._until = self._clock() + self._seconds
+        self.reason = reason
+
+    def release(self) -> None:
+        """Note a success."""
+        self._seconds = self._until = 0.0
+
+    def seconds_left(self) -> float:
+        """Return for how long the channel is to be left alone, or 0."""
+        left = self._until - self._clock()
+        # More than it can be is of a clock that was set back.
+        return left if 0 < left <= LONGEST_BRAKE else 0.0
+
+
 class Channel:
     """Tells alerts to one notifier, on a thread of its own.
 
     A try that outlasts its time limit is given up: its thread is left to itself, and until it ends the notifier is not
-    called again.
+    called again. After a failure that no further try can mend, such as a wrong token, nothing is tried for a while.
 
     Args:
         name: The notifier's name.
@@ -63,6 +105,7 @@ class Channel:
         time_limit: Seconds for one try.
         counters: Where losses are counted.
         secrets: What must not stand in a message, whoever writes it.
+        clock: Unix time in seconds.
         outcome: Called on the channel's thread with the telling, the channel's name and None or what went wrong.
     """
 
@@ -75,6 +118,7 @@ class Channel:
         time_limit: float,
         counters: Counters,
         secrets: Collection[str] = (),
+        clock: Callable[[], float] = time.time,
         outcome: Callable[[Telling, str, DeliveryError | None], None],
     ) -> None:
         self.name = name
@@ -83,6 +127,7 @@ class Channel:
         self._counters = counters
         self._secrets = secrets
         self._outcome = outcome
+        self._brake = _Brake(clock)
         self._closing = threading.Event()
         self._hanging: native.Thread | None = None
         self.queue: DeliveryQueue[Telling | Digest] = DeliveryQueue(
@@ -109,6 +154,10 @@ class Channel:
         if hasattr(self._notifier, "notify_digest"):
             self.queue.put(f"digest {digest.hour_ns}", digest)
 
+    def is_refused(self) -> bool:
+        """Whether nothing is tried for now, because the other side refused it for good."""
+        return self._brake.seconds_left() > 0
+
     def close(self) -> None:
         """Deliver what waits, without further waiting between tries, and end the thread. Does not wait for it."""
         self._closing.set()
@@ -118,7 +167,12 @@ class Channel:
         if not isinstance(item, Telling):
             self._tell_digest(item)
             return
-        error: DeliveryError | None = None
+        error = self._refusal(keep=item.pending is not None)
+        if error is None:
+            error = self._tell(item)
+        self._outcome(item, self.name, error)
+
+    def _tell(self, item: Telling) -> DeliveryError | None:
         try:
             # What comes from the outbox has been tried often enough; the next one may have better luck.
             if item.pending is None:
@@ -126,8 +180,25 @@ class Channel:
             else:
                 self._limited(self._notifier.notify, item.report)
         except Exception as failure:  # noqa: BLE001 - a notifier is somebody else's code
-            error = self._explain(failure)
-        self._outcome(item, self.name, error)
+            return self._failed(failure)
+        self._brake.release()
+        return None
+
+    def _refusal(self, *, keep: bool) -> DeliveryError | None:
+        """Return what goes wrong without a try: the last failure, while nothing is to be tried."""
+        left = self._brake.seconds_left()
+        if not left:
+            return None
+        # What has waited in the outbox can wait a little longer.
+        text = f"{self._brake.reason} (next try in {math.ceil(left)} s)"
+        return DeliveryError(text, retry=keep, retry_after=left if keep else None)
+
+    def _failed(self, failure: Exception) -> DeliveryError:
+        error = self._explain(failure)
+        # A notifier that knows it says with ``of_message`` that another message may well pass.
+        if not error.retry and not getattr(failure, "of_message", _OF_ONE_MESSAGE.search(str(failure)) is not None):
+            self._brake.pull(str(error))
+        return error
 
     def _give_way(self, item: Telling | Digest) -> None:
         if isinstance(item, Telling):
@@ -137,10 +208,16 @@ class Channel:
             self._counters.drop(Drop.NOTIFIER_FAILED, detail=f"{self.name}: a message on alerts held back was lost")
 
     def _tell_digest(self, digest: Digest) -> None:
-        try:
-            self._try_often(self._notifier.notify_digest, digest)  # type: ignore[attr-defined]
-        except Exception as failure:  # noqa: BLE001 - as above
-            self._counters.drop(Drop.NOTIFIER_FAILED, detail=str(self._explain(failure)))
+        error = self._refusal(keep=False)
+        if error is None:
+            try:
+                self._try_often(self._notifier.notify_digest, digest)  # type: ignore[attr-defined]
+            except Exception as failure:  # noqa: BLE001 - as above
+                error = self._failed(failure)
+            else:
+                self._brake.release()
+        if error is not None:
+            self._counters.drop(Drop.NOTIFIER_FAILED, detail=str(error))
 
     def _explain(self, failure: Exception) -> DeliveryError:
         if isinstance(failure, DeliveryError):

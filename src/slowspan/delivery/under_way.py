@@ -90,6 +90,7 @@ class UnderWay:
                 time_limit=settings.notify_timeout,
                 counters=counters,
                 secrets=secrets,
+                clock=clock,
                 outcome=self._note,
             )
             for name, notifier in notifiers
@@ -123,10 +124,11 @@ class UnderWay:
     def idle_channels(self) -> list[str]:
         """Return the channels that have told what was last taken from the outbox for them, so that little is at once.
 
-        Of all others nothing is known: what waits for them is for another process.
+        Of all others nothing is known: what waits for them is for another process. What waits for one that refuses
+        everything can wait until that has changed.
         """
         busy = {telling.pending.channel for telling in list(self._tellings) if telling.pending is not None}
-        return [name for name in self.channels if name not in busy]
+        return [name for name, channel in self.channels.items() if name not in busy and not channel.is_refused()]
 
     def tell(self, telling: Telling) -> None:
         """Hand an alert to the channels that it waits for."""

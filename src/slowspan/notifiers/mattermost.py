@@ -33,8 +33,16 @@ NAME_PROP = "slowspan_name"
 """The property of a post by which we recognize it: the profile's id, or the digest's hour and host."""
 
 _LOOKED_AT = 60
+_OF_MESSAGE = (400, 413)
+"""Statuses by which one post is refused for its content or its size."""
 
 T = TypeVar("T")
+
+
+class MessageRefusedError(DeliveryError):
+    """This one message was refused for good; another one may well pass."""
+
+    of_message = True
 
 
 @dataclass(slots=True)
@@ -173,9 +181,11 @@ class MattermostNotifier:
                 self._log_in()
                 return action()
         except ApiError as error:
-            raise explain(
-                error, account=self._client.username, channel=self._channel, with_token=self._with_token
-            ) from None
+            failure = explain(error, account=self._client.username, channel=self._channel, with_token=self._with_token)
+            is_archived = "can_not_post_to_deleted" in error.error_id
+            if error.doing == "post" and error.status in _OF_MESSAGE and not is_archived:
+                failure = MessageRefusedError(str(failure), retry=False)
+            raise failure from None
         finally:
             self._client.end()
 
