@@ -1,8 +1,9 @@
-"""What a request has started itself is its own work: each of its child tasks, greenlets of its task."""
+"""What a request has started itself is its own work: child tasks that it does not await, greenlets of its task."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,11 @@ import greenlet
 import pytest
 from opentelemetry.trace import SpanKind
 
+import slowspan
+from functions import watched_without_opentelemetry
 from slowspan.recording.synthetic import WAITING_FOR_LOOP
-from watched import Watched, functions, watched
+from slowspan.report.summary import time_shares
+from watched import Watched, compute_here, functions, watched
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -52,7 +56,123 @@ def share_below(profile: Profile, *names: str) -> float:
     return total / profile.duration_ns
 
 
+def shares_of(profile: Profile) -> dict[str, float]:
+    """Return how the time was spent."""
+    return {share.name: share.share for share in time_shares(profile)}
+
+
+async def heavy() -> None:
+    """Compute in one go."""
+    await asyncio.sleep(0.1)
+    compute_here(LONG)
+
+
+async def blocking() -> None:
+    """Hold the event loop."""
+    await asyncio.sleep(0.1)
+    time.sleep(LONG)
+
+
 # -- Child tasks.
+
+
+def test_child_that_is_not_awaited(shop: Watched) -> None:
+    """A child task computes for its request, although that awaits something else meanwhile."""
+
+    async def serve() -> None:
+        child = asyncio.create_task(heavy())
+        await asyncio.sleep(0.2)
+        await child
+
+    asyncio.run(handle(shop, serve))
+    profile = shop.profile()
+    assert share_below(profile, "heavy", "compute_here") > 0.3
+    assert share_below(profile, WAITING_FOR_LOOP) < 0.2
+    assert shares_of(profile)["computing"] > 0.1
+    assert (profile.cpu_time_ns or 0) > LONG / 10 * 1e9
+
+
+def test_child_of_a_child_in_spans_of_its_own(shop: Watched) -> None:
+    """A task that a child has started, and that has spans of its own, is the request's as well."""
+
+    async def query() -> None:
+        await asyncio.sleep(0.1)
+        with span(shop, "SELECT"):
+            time.sleep(LONG)
+
+    async def load() -> None:
+        with span(shop, "load"):
+            await asyncio.sleep(0.05)
+            await asyncio.create_task(query())
+
+    async def serve() -> None:
+        child = asyncio.create_task(load())
+        await asyncio.sleep(LONG)
+        await child
+
+    asyncio.run(handle(shop, serve))
+    profile = shop.profile()
+    assert share_below(profile, "query") > 0.4
+    assert share_below(profile, WAITING_FOR_LOOP) < 0.2
+
+
+def test_span_that_is_current_while_a_child_begins(shop: Watched) -> None:
+    """A child that was started below other spans of the request, which have ended since, is the request's."""
+
+    async def serve() -> None:
+        with span(shop, "outer"):
+            await asyncio.sleep(0.1)
+            with span(shop, "inner"):
+                child = asyncio.create_task(blocking())
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(LONG)
+        await child
+
+    asyncio.run(handle(shop, serve))
+    profile = shop.profile()
+    assert share_below(profile, "blocking") > 0.3
+    assert share_below(profile, WAITING_FOR_LOOP) < 0.2
+
+
+@pytest.mark.usefixtures("no_global_provider")
+def test_child_of_a_profiled_function() -> None:
+    """A function's own span, which is in no trace of the application, has its children, too."""
+
+    async def serve() -> None:
+        with slowspan.profile("block", threshold=0.05):
+            child = asyncio.create_task(blocking())
+            await asyncio.sleep(0.2)
+            await child
+
+    with watched_without_opentelemetry(threshold=3600) as processor:
+        asyncio.run(serve())
+        profile = processor.profile()
+    assert share_below(profile, "blocking") > 0.4
+    assert share_below(profile, WAITING_FOR_LOOP) < 0.2
+
+
+@pytest.mark.parametrize("same_trace", [False, True], ids=["traces-of-their-own", "same-trace"])
+def test_tasks_of_other_requests_are_strangers(shop: Watched, same_trace: bool) -> None:
+    """Neither another request's task nor its child is taken for the request's, even in the same trace."""
+
+    async def serve() -> None:
+        for _ in range(40):
+            await asyncio.sleep(0.01)
+
+    async def other() -> None:
+        with span(shop, "inside"):
+            await asyncio.create_task(blocking())
+
+    async def both() -> None:
+        with span(shop, "caller") if same_trace else contextlib.nullcontext():
+            await asyncio.gather(handle(shop, serve), handle(shop, other, "GET /other"))
+
+    asyncio.run(both())
+    mine, others = (next(p for p in shop.profiles() if p.span.name == name) for name in ("GET /", "GET /other"))
+    assert share_below(mine, "serve", WAITING_FOR_LOOP, "blocking") > 0.2
+    assert share_below(mine, "blocking") == share_below(mine, WAITING_FOR_LOOP, "blocking")
+    assert share_below(others, "other", "blocking") > 0.4
+    assert share_below(others, WAITING_FOR_LOOP) < 0.2
 
 
 def test_one_of_many_children_has_the_loop(shop: Watched) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import weakref
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from opentelemetry import context as context_api
+from opentelemetry import trace
 
 from slowspan.recording import handoffs
 from slowspan.recording.sight import CarrierGoneError, Sight, State
@@ -13,8 +18,11 @@ from slowspan.recording.synthetic import WAITING_FOR_LOOP
 from slowspan.recording.walk import Memory, Walk, is_due, is_running
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from types import CodeType, FrameType
+
+    from opentelemetry.sdk.trace import Span
+    from opentelemetry.trace import SpanContext
 
     from slowspan.recording.stacks import FlatStack
 
@@ -30,7 +38,7 @@ class ThreadFollower:
         self._thread_id = thread_id
         self._memory = Memory()
 
-    def look(self, frames: Mapping[int, FrameType]) -> Sight | None:
+    def look(self, frames: Mapping[int, FrameType], _span: Span | None = None) -> Sight | None:
         """Read the stack, as of ``Follower.look``."""
         frame = frames.get(self._thread_id)
         if frame is None:
@@ -54,6 +62,109 @@ class _Last(NamedTuple):
         return self.waiter() is waiter and not (waiter is None or waiter.done() or is_due(self.due_at))
 
 
+class Kin:
+    """Tells which tasks a request has started, itself or through others: they have its spans in their contexts.
+
+    A trace alone does not tell: two requests of one trace can be in the same event loop.
+    """
+
+    def __init__(self) -> None:
+        # Of spans inside the request's own. What is not known here may be another request's.
+        self._span_ids: set[int] = set()
+
+    def learn(self, task: Any, span: Span) -> None:
+        """Note the spans in which the request's own task is."""
+        for inner in _spans_in(_context_of(task)):
+            if inner is not span and _is_later(inner, span):
+                self._add(inner.get_span_context().span_id)
+
+    def has(self, task: Any, span: Span) -> bool:
+        """Return whether a task works for the request of a span."""
+        own = span.get_span_context()
+        if own is None:
+            return False
+        spans = [inner for inner in _spans_in(_context_of(task)) if _is_of_trace(inner, own.trace_id)]
+        if not spans:
+            return False  # Hardly any other request is of the same trace.
+        if any(self._is_inside(inner, own) for inner in spans):
+            return True
+        # Between the two can be the span of a task that awaits this one.
+        for context in _contexts_at(task):
+            for inner in _spans_in(context):
+                self._is_inside(inner, own)
+        return any(self._is_inside(inner, own) for inner in spans)
+
+    def _is_inside(self, inner: trace.Span, own: SpanContext) -> bool:
+        """Return whether a span is known to be inside the request's own, and note it."""
+        context = inner.get_span_context()
+        if context.trace_id != own.trace_id or context.is_remote:
+            return False
+        if context.span_id == own.span_id or context.span_id in self._span_ids:
+            return True
+        parent = getattr(inner, "parent", None)
+        if parent is None or parent.is_remote:
+            return False
+        if parent.span_id != own.span_id and parent.span_id not in self._span_ids:
+            return False
+        self._add(context.span_id)
+        return True
+
+    def _add(self, span_id: int) -> None:
+        if len(self._span_ids) >= _MAX_KIN:
+            self._span_ids.clear()
+        self._span_ids.add(span_id)
+
+
+_MAX_KIN = 100
+"""Spans of one request that are remembered."""
+
+
+def _is_of_trace(inner: trace.Span, trace_id: int) -> bool:
+    return inner.get_span_context().trace_id == trace_id
+
+
+def _is_later(inner: Any, span: Span) -> bool:
+    """Return whether a span began in the same request after another one, so that it cannot be around that."""
+    parent = getattr(inner, "parent", None)
+    own = span.get_span_context()
+    if own is None or parent is None or parent.is_remote or parent.trace_id != own.trace_id:
+        return False
+    return bool((inner.start_time or 0) >= (span.start_time or 0))
+
+
+def _spans_in(context: Mapping[Any, Any]) -> Iterator[trace.Span]:
+    """Yield the current span of a context, and what else of spans OpenTelemetry keeps there."""
+    kept: Any
+    for value in context.values():
+        if type(value) is context_api.Context:
+            for kept in value.values():
+                # By its class alone: asking somebody's object for anything can run their code.
+                kind = type(kept)
+                if issubclass(kind, trace.Span):
+                    yield kept
+                elif kind.__module__ == _OF_FUNCTIONS and isinstance(getattr(kept, "span", None), trace.Span):
+                    yield kept.span
+
+
+_OF_FUNCTIONS = "slowspan.function_spans"
+"""Where the spans of functions that are in no trace of the application have their place in the context."""
+
+
+def _context_of(task: Any) -> Mapping[Any, Any]:
+    """Return the context variables of a task, which hands them to the tasks that it starts."""
+    ask = getattr(task, "get_context", None)
+    if ask is not None:
+        context: Mapping[Any, Any] = ask()
+        return context
+    # Python tells since 3.12 only, but the collector can see it. A task's own comes first.
+    return next(iter(_contexts_at(task)), {})
+
+
+def _contexts_at(task: Any) -> list[Context]:
+    """Return a task's context, and that of who awaits it."""
+    return [referent for referent in gc.get_referents(task) if isinstance(referent, Context)]
+
+
 class TaskFollower:
     """Finds a request in its asyncio task: running, suspended, or ready while the loop runs something else."""
 
@@ -63,9 +174,10 @@ class TaskFollower:
         self._task = task
         self._thread_id = thread_id
         self._memory = Memory()
+        self._kin = Kin()
         self._last: _Last | None = None
 
-    def look(self, frames: Mapping[int, FrameType]) -> Sight | None:
+    def look(self, frames: Mapping[int, FrameType], span: Span | None = None) -> Sight | None:
         """Read the stack, as of ``Follower.look``."""
         task = self._task()
         if task is None or task.done():
@@ -75,13 +187,19 @@ class TaskFollower:
         waiter: Any = getattr(task, "_fut_waiter", None)
         last = self._last
         if last is not None and last.still_holds(waiter):
-            return last.sight._replace(loop_is_busy=bool(self._holder(task, running, frames)))
+            child = self._child_at_work(task, running, frames, span)
+            return child or last.sight._replace(loop_is_busy=bool(self._holder(task, running, frames)))
         self._memory.turn += 1
         walk = Walk(frames, self._memory, self._thread_id, running)
         state = walk.follow_task(task)
         self._last = None
+        if span is not None:
+            self._kin.learn(task, span)
         if state is State.ON_THREAD and walk.thread_id == self._thread_id:
             return sight_of(walk, state)
+        child = self._child_at_work(task, running, frames, span) if state in _WITHOUT_THREAD else None
+        if child is not None:
+            return child
         holder = self._holder(task, running, frames)
         if state is State.READY:
             walk.path.append((_WAITING_FOR_LOOP, 0))
@@ -94,6 +212,20 @@ class TaskFollower:
         if is_at_rest and waiter is not None and sight is not None:
             self._last = _Last(weakref.ref(waiter), walk.due_at, sight._replace(moved=False))
         return sight
+
+    def _child_at_work(
+        self, task: Any, running: Any, frames: Mapping[int, FrameType], span: Span | None
+    ) -> Sight | None:
+        """Return what the event loop runs if that is a task which the request has started and does not await now.
+
+        Its stack is shown as it is: where in the request it was started is not known.
+        """
+        if running is None or running is task or span is None or not self._kin.has(running, span):
+            return None
+        walk = Walk(frames, self._memory, self._thread_id, running)
+        state = walk.follow_task(running)
+        is_here = state is State.ON_THREAD and walk.thread_id == self._thread_id
+        return sight_of(walk, state) if is_here else None
 
     def _holder(self, task: Any, running: Any, frames: Mapping[int, FrameType]) -> list[tuple[CodeType, int]]:
         """Return the frames of what else the event loop runs at this instant, innermost first; none when it waits."""
@@ -114,6 +246,9 @@ class TaskFollower:
         return above if handoffs.is_in_greenlet(running, self._thread_id, frames.get(self._thread_id)) else []
 
 
+_WITHOUT_THREAD = (State.SUSPENDED, State.READY)
+
+
 class GreenletFollower:
     """Finds a request in its greenlet, running or switched away."""
 
@@ -127,7 +262,7 @@ class GreenletFollower:
         # The outermost frame's address, which nothing else has while the greenlet lives.
         self._root = 0
 
-    def look(self, frames: Mapping[int, FrameType]) -> Sight | None:
+    def look(self, frames: Mapping[int, FrameType], _span: Span | None = None) -> Sight | None:
         """Read the stack, as of ``Follower.look``."""
         greenlet = self._greenlet()
         if greenlet is None or greenlet.dead:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import FrameType
 
+    from opentelemetry.sdk.trace import Span
+
     from slowspan.recording.carriers import Carrier
     from slowspan.recording.sight import Follower
 
@@ -51,7 +53,7 @@ class GeneratorFollower:
         self._consumer = consumer.follower()
         self._memory = Memory()
 
-    def look(self, frames: Mapping[int, FrameType]) -> Sight | None:
+    def look(self, frames: Mapping[int, FrameType], span: Span | None = None) -> Sight | None:
         """Read the stack, as of ``Follower.look``."""
         generator = self._generator()
         if generator is None:
@@ -61,6 +63,6 @@ class GeneratorFollower:
             return sight_of(walk, walk.follow_coroutine(generator))
         if getattr(generator, "ag_running", False):
             # Somebody awaits its next item: it is where the task is.
-            return self._consumer.look(frames)
+            return self._consumer.look(frames, span)
         # Whatever the thread does is the consumer's.
         return Sight([_IN_CONSUMER, 0], 0, State.SUSPENDED, loop_is_busy=True)

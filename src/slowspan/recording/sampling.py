@@ -96,7 +96,7 @@ def _look(recordings: Iterable[Recording]) -> Iterator[tuple[Recording, Sight | 
 
 def _look_at(recording: Recording, frames: Mapping[int, FrameType]) -> Sight | None:
     try:
-        return recording.follower.look(frames)
+        return recording.follower.look(frames, recording.span())
     except CarrierGoneError:
         recording.lost = Lost.THREAD_ENDED
         return None

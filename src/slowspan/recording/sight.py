@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import FrameType
 
+    from opentelemetry.sdk.trace import Span
+
     from slowspan.recording.stacks import FlatStack
 
 
@@ -46,11 +48,12 @@ class Follower(Protocol):
 
     shares_thread: bool
 
-    def look(self, frames: Mapping[int, FrameType]) -> Sight | None:
+    def look(self, frames: Mapping[int, FrameType], span: Span | None, /) -> Sight | None:
         """Read the stack.
 
         Args:
             frames: The innermost frames of all threads at this instant. None is kept.
+            span: The request's span, by which tasks that it has started are known. It is not kept.
 
         Returns:
             What is seen; None when the request cannot be read at this instant.
