@@ -120,6 +120,8 @@ def wheel(session: nox.Session) -> None:
     (built,) = DIST.glob("slowspan-*.whl")
     session.install(str(built))
     session.run("python", "-c", "import slowspan; slowspan.SlowSpanProcessor().shutdown()")
+    session.install(f"{built}[flask]")
+    session.run("python", "tests/apps/only_flask.py")
     session.install(f"{built}[{EXTRAS}]", *nox.project.dependency_groups(PYPROJECT, "test"))
     session.run("slowspan", "--help")
     # With a choice of tests in the arguments there may be none among these, and so code 5.

@@ -2,7 +2,7 @@
 
 From this folder:
 
-    opentelemetry-instrument --traces_exporter console flask --app zero_code run
+    opentelemetry-instrument flask --app zero_code run
 
 Every request over one second has a report; http://127.0.0.1:5000/primes/400000 is one.
 """

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 
 import slowspan
-from slowspan.instrumentor import SlowSpanInstrumentor
+from slowspan.instrumentor import SlowSpanInstrumentor, before_instrumentation
 from support import FEW_INSTRUMENTATIONS, QUIET, needs_configuration
 from watched import ID
 
@@ -39,6 +40,45 @@ def server_spans(exporter: InMemorySpanExporter) -> list[ReadableSpan]:
     return [span for span in exporter.get_finished_spans() if span.kind is SpanKind.SERVER]
 
 
+# -- Under opentelemetry-instrument, where nobody makes a provider.
+
+
+@pytest.fixture
+def no_configurator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have an environment in which nothing sets OpenTelemetry up."""
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_kwargs: ())
+
+
+@pytest.mark.usefixtures("no_configurator")
+def test_a_provider_is_made_where_nobody_does(caplog: pytest.LogCaptureFixture) -> None:
+    """Without a configurator slowspan makes the provider, says so, and watches it."""
+    before_instrumentation()
+    (record,) = caplog.records
+    assert "tracer provider, which exports nothing" in record.getMessage()
+    SlowSpanInstrumentor().instrument()
+    serve_slowly()
+    assert slowspan.status().seen == 1
+    trace.get_tracer_provider().shutdown()
+
+
+@pytest.mark.usefixtures("no_configurator")
+@pytest.mark.parametrize(
+    ("name", "value"), [("OTEL_SDK_DISABLED", "true"), ("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "slowspan")]
+)
+def test_no_provider_is_made_against_the_environment(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has switched OpenTelemetry or slowspan off gets no provider."""
+    monkeypatch.setenv(name, value)
+    before_instrumentation()
+    assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
+def test_no_provider_is_made_beside_a_configurator() -> None:
+    """Where one is installed, it has its reasons."""
+    assert entry_points(group="opentelemetry_configurator")
+    before_instrumentation()
+    assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
 # -- instrument() and uninstrument().
 
 
@@ -51,9 +91,14 @@ def test_instrument_takes_the_global_provider(exporter: InMemorySpanExporter) ->
     assert slowspan.status().slow >= 1
 
 
-def test_instrument_once(exporter: InMemorySpanExporter) -> None:
-    """A second call changes nothing and returns the processor of the first."""
-    assert slowspan.instrument(**QUIET) is slowspan.instrument(threshold=9)
+def test_instrument_once(exporter: InMemorySpanExporter, caplog: pytest.LogCaptureFixture) -> None:
+    """A second call changes nothing and returns the processor of the first; the log names what it would change."""
+    first = slowspan.instrument(**QUIET)
+    assert first is slowspan.instrument(**QUIET) is slowspan.instrument()
+    assert caplog.records == []
+    assert first is slowspan.instrument(threshold=9, interval=0.02)
+    (record,) = caplog.records
+    assert "no effect: threshold, interval." in record.getMessage()
     assert SlowSpanInstrumentor().is_instrumented_by_opentelemetry
 
 
@@ -197,7 +242,7 @@ instrumentation/development:
 
 SHOW = """
 import json
-from slowspan.instrumentor import SlowSpanInstrumentor
+from slowspan.instrumentor import SlowSpanInstrumentor, before_instrumentation
 processor = SlowSpanInstrumentor()._processor
 names = ("threshold", "thresholds", "excluded_urls", "interval", "notifiers", "start_after")
 print(json.dumps({name: getattr(processor.settings, name) for name in names}))

@@ -23,6 +23,9 @@ _PREFIX = "OTEL_PYTHON_SLOWSPAN_"
 _COMMON_EXCLUDED_URLS = "OTEL_PYTHON_EXCLUDED_URLS"
 
 # The sources, by precedence.
+CODE = "code"
+"""The origin of settings that a programmer has given."""
+
 _CODE, _ENVIRONMENT, _COMMON_ENVIRONMENT, _FILE = range(4)
 
 
@@ -63,7 +66,7 @@ def load_settings(**code: Any) -> LoadedSettings:
     Raises:
         ConfigError: A setting in ``code`` is wrong or unknown.
     """
-    return _load(_Given(name, value, "code", _CODE, strict=True) for name, value in code.items())
+    return _load(_Given(name, value, CODE, _CODE, strict=True) for name, value in code.items())
 
 
 def load_declared_settings(declared: Mapping[str, object], origin: str) -> LoadedSettings:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import trace
 from opentelemetry.instrumentation.environment_variables import OTEL_PYTHON_DISABLED_INSTRUMENTATIONS
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
+from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
+from opentelemetry.sdk.trace import TracerProvider
 
-from slowspan.config_sources import load_declared_settings, load_settings
+from slowspan.config_sources import CODE, load_declared_settings, load_settings
 from slowspan.processor import SlowSpanProcessor
 from slowspan.trace_sampler import record_unsampled
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-
-    from opentelemetry.sdk.trace import TracerProvider
 
     from slowspan.config_sources import LoadedSettings
 
@@ -66,6 +66,7 @@ def before_instrumentation() -> None:
         disabled = [name.strip() for name in os.environ.get(OTEL_PYTHON_DISABLED_INSTRUMENTATIONS, "").split(",")]
         # The declarative file has switched it on already, with settings that only it knows.
         if {"slowspan", "*"}.isdisjoint(disabled) and not instrumentor.is_instrumented_by_opentelemetry:
+            _provide()
             # Kept for the instrumentor, so that what is wrong in them is told once.
             instrumentor._loaded = load_declared_settings({}, "")
             settings = instrumentor._loaded.settings
@@ -73,6 +74,25 @@ def before_instrumentation() -> None:
                 record_unsampled(trace.get_tracer_provider(), settings.span_kinds)
     except Exception:
         _logger.exception("slowspan cannot have unsampled requests recorded because of an error of its own")
+
+
+def _provide() -> None:
+    """Make the tracer provider where nobody else does: without a configurator the SDK is never set up."""
+    # Imported here because only this start asks.
+    from importlib.metadata import entry_points
+
+    # Where one is installed, there is no provider because its user wants none, or because it failed.
+    if (
+        isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+        and not entry_points(group="opentelemetry_configurator")
+        and os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() != "true"
+    ):
+        trace.set_tracer_provider(TracerProvider())
+        _logger.warning(
+            "slowspan has made OpenTelemetry's tracer provider, which exports nothing: no configurator is installed, "
+            "such as that of opentelemetry-distro. If your code makes a provider, set "
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=slowspan and add a slowspan.SlowSpanProcessor() to it"
+        )
 
 
 # What OpenTelemetry itself passes to every instrumentor.
@@ -125,10 +145,23 @@ def instrument(*, tracer_provider: TracerProvider | None = None, **options: Any)
 def instrument_once(provider: TracerProvider | None, loaded: LoadedSettings) -> SlowSpanProcessor | None:
     """Do what :func:`instrument` does, with settings that have been put together already."""
     instrumentor = SlowSpanInstrumentor()
-    if instrumentor._processor is None or instrumentor._processor.closed:
+    processor = instrumentor._processor
+    if processor is None or processor.closed:
         instrumentor._processor = _add_processor(provider, loaded)
         instrumentor._is_instrumented_by_opentelemetry = instrumentor._processor is not None
-    return instrumentor._processor
+        return instrumentor._processor
+    ignored = [
+        name
+        for name, origin in loaded.origins.items()
+        if origin == CODE and getattr(loaded.settings, name) != getattr(processor.settings, name)
+    ]
+    if ignored:
+        _logger.warning(
+            "slowspan is on already, and these settings of a later call have no effect: %s. Set them in the "
+            "environment instead, or call slowspan.uninstrument() first",
+            ", ".join(ignored),
+        )
+    return processor
 
 
 def uninstrument() -> None:
