@@ -180,6 +180,7 @@ def test_status_is_the_same_as_metrics(reader: InMemoryMetricReader) -> None:
     assert values["slowspan.spans.recorded"] == status.recorded
     assert values["slowspan.spans.slow"] == status.slow == 1
     assert values["slowspan.reports"] == status.reports == 1
+    assert values["slowspan.enabled"] == status.enabled == 1
     assert values["slowspan.drops.span_abandoned"] == 1
     assert values["slowspan.sampler.cost"] == pytest.approx(status.sampler_cost, abs=0.5)
     assert values["slowspan.sampler.interval"] == pytest.approx(status.interval)

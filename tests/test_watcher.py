@@ -68,7 +68,8 @@ def test_two_processors_on_one_provider(shop: Watched) -> None:
     shop.request(wait_here)
     assert len(shop.profiles()) == 1
     assert second.profiles() == []
-    assert "internal_error" not in second.status().drops
+    assert second.status().drops == {"watched_already": 1}
+    assert shop.processor.status().drops == {}
 
 
 def test_one_processor_on_two_providers(shop: Watched) -> None:

@@ -28,6 +28,8 @@ class Drop:
 
     TOO_MANY_RECORDINGS = "too_many_recordings"
     """More requests were late at once than ``max_recordings``; this one was not sampled."""
+    WATCHED_ALREADY = "watched_already"
+    """A span was left to another processor, which had begun to watch it, by settings that may be others."""
     SPAN_ABANDONED = "span_abandoned"
     """A span was never ended; its recording was given up."""
     QUEUE_FULL = "queue_full"
@@ -74,7 +76,7 @@ class Counts(NamedTuple):
     slow: int
     """Spans that ended over their threshold."""
     reports: int
-    """Reports of finished requests that were handed to the notifiers."""
+    """Reports of finished requests that were written; without the notifier ``file``, that the first one has."""
     delivered: Mapping[str, int]
     """Reports that each notifier delivered, partial ones included."""
     failed: Mapping[str, int]

@@ -38,7 +38,7 @@ def register() -> None:
     counter("slowspan.spans.seen", "Spans watched", lambda status: status.seen)
     counter("slowspan.spans.recorded", "Spans sampled because they were late", lambda status: status.recorded)
     counter("slowspan.spans.slow", "Spans over their threshold", lambda status: status.slow)
-    counter("slowspan.reports", "Reports handed to a notifier", lambda status: status.reports)
+    counter("slowspan.reports", "Reports written", lambda status: status.reports)
 
     def counter_by(name: str, attribute: str, description: str, read: Callable[[Status], Mapping[str, int]]) -> None:
         callback = observe(lambda status: [Observation(n, {attribute: key}) for key, n in read(status).items()])
@@ -47,6 +47,11 @@ def register() -> None:
     counter_by("slowspan.drops", "reason", "Losses by reason", lambda status: status.drops)
     counter_by("slowspan.delivered", "notifier", "Reports and alerts delivered", lambda status: status.delivered)
     counter_by("slowspan.failed", "notifier", "Alerts not delivered in all tries", lambda status: status.failed)
+    meter.create_observable_gauge(
+        "slowspan.enabled",
+        [observe(lambda status: [Observation(int(status.enabled))])],
+        description="1 while new spans are watched, else 0",
+    )
     meter.create_observable_gauge(
         "slowspan.sampler.cost",
         [observe(lambda status: [Observation(status.sampler_cost)])],

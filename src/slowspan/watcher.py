@@ -127,7 +127,9 @@ class SpanWatcher:
             is_plain = below.__func__ is _SDK_END
         except AttributeError:
             if _is_stand_in(below):
-                return  # Watched already: this processor, or another one of ours, was added twice.
+                if below.func.__self__ is not self:  # Else this one was added twice.
+                    self._counters.drop(Drop.WATCHED_ALREADY)
+                return
             is_plain = False
         next(self._started)
         thread = calling_thread.carrier

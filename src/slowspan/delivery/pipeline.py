@@ -173,6 +173,9 @@ class Delivery(Generic[F]):
         if self._receivers is None:
             notifiers = self._load()
             lanes = [_Lane(*one, self._settings.queue_size, self._counters) for one in notifiers if _gets_reports(one)]
+            # What the file has is what there is to read.
+            for lane in sorted(lanes, key=lambda lane: lane.name != "file")[:1]:
+                lane.is_keeper = True
             self._receivers = _Receivers(lanes, self._alerter([one for one in notifiers if not _gets_reports(one)]))
             self._intake.wake()
         return self._receivers
@@ -206,8 +209,6 @@ class Delivery(Generic[F]):
         if finished.kept:
             for lane in receivers.lanes:
                 lane.put(report())
-            if not finished.running:
-                self._counters.add("reports")
         if receivers.alerter is not None:
             receivers.alerter.consider(finished, facts, report)
 
@@ -255,10 +256,16 @@ class _Receivers(NamedTuple):
 
 
 class _Lane:
-    """One notifier with its queue and thread."""
+    """One notifier with its queue and thread.
+
+    Attributes:
+        name: The notifier's name.
+        is_keeper: Whether what it has is counted as a report.
+    """
 
     def __init__(self, name: str, notifier: Notifier, size: int, counters: Counters) -> None:
-        self._name = name
+        self.name = name
+        self.is_keeper = False
         self._notifier = notifier
         self._counters = counters
         self.queue: DeliveryQueue[Callable[[], None]] = DeliveryQueue(
@@ -295,8 +302,10 @@ class _Lane:
         except DropError:
             raise
         except Exception as error:
-            raise DropError(Drop.NOTIFIER_FAILED, f"{self._name}: {error!r}") from error
-        self._counters.add_delivered(self._name)
+            raise DropError(Drop.NOTIFIER_FAILED, f"{self.name}: {error!r}") from error
+        self._counters.add_delivered(self.name)
+        if self.is_keeper and not report.profile.running:
+            self._counters.add("reports")
 
 
 def _call(job: Callable[[], None]) -> None:
