@@ -203,6 +203,24 @@ def test_held_claim_lasts(world: World) -> None:
     assert claimed(store.see(hopeless, SECOND, world.now)).seen_more == 0
 
 
+def test_hold_tells_whether_somebody_else_tells(world: World) -> None:
+    """Whoever comes back to a claim after a while learns that the key is another's by now, or was told."""
+    store = world.store(replace(POLICY, lease=2.0))
+    key = world.key(1)
+    claim = claimed(store.see(key, SECOND, world.now))
+    assert store.hold(claim, 3, world.now) is True
+    unknown = Claim(world.key(2).digest, "0123456789abcdef", False, 0, 0, 0, SECOND)
+    assert store.hold(unknown, 60, world.now) is True
+    world.pass_time(6.1)
+    time.sleep(1 if world.kind == "memcached" else 0)  # as above
+    other = claimed(store.see(key, SECOND, world.now))
+    assert store.hold(claim, 60, world.now) is False
+    assert store.hold(other, 60, world.now) is True
+    store.confirm(other, world.now + 2)
+    assert store.hold(claim, 60, world.now + 2) is False
+    assert store.hold(unknown._replace(key=key.digest), 60, world.now + 2) is False
+
+
 def test_hold_ends(world: World) -> None:
     """A held claim whose holder has died is free after its time."""
     store = world.store()

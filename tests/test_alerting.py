@@ -628,6 +628,41 @@ def test_a_killed_process_leaves_its_alerts(open_shop: Callable[..., Shop], page
     assert late[1].reports == ()
 
 
+@pytest.mark.parametrize("was_told", [False, True])
+def test_what_was_left_is_not_told_beside_its_like(
+    open_shop: Callable[..., Shop], pager: Pager, clock: Clock, was_told: bool
+) -> None:
+    """After minutes without any process the next slow request is told; the one from before only where it is owed."""
+    release = threading.Event()
+
+    class Slow(Pager):
+        def notify(self, report: Report) -> None:
+            release.wait(60)
+
+    shop = open_shop(Slow(), *([pager] if was_told else []))
+    shop.delivery.submit(Finished(make_named_profile(1)))
+    eventually(lambda: any(thread.name == "slowspan-slow0-try" for thread in threading.enumerate()))
+    eventually(lambda: len(pager.reports) == was_told)
+    assert shop.delivery._intake.force_flush(60_000)
+    late = Pager()
+    other = open_shop(late)
+    other.delivery._load = lambda: [("slow0", late)]
+    try:
+        # From here on as if the first process had been killed, with the whole machine.
+        other.slow("/basket")
+        clock.now += 600
+        other.slow(seconds=20.0)
+        other.tick()
+        other.tick()
+    finally:
+        outbox = shop.delivery._receivers.alerter._outbox
+        outbox.later = outbox.add = outbox.done = outbox.note_told = lambda *_: None
+        release.set()
+    told = [(report.profile.span.route, bool(report.alert.late_ns)) for report in late.reports]
+    assert told[:2] == [("/basket", False), ("/orders/<id>", False)]
+    assert told[2:] == [("/orders/<id>", True)] * was_told
+
+
 def test_a_channel_is_left_alone_as_long_as_it_asked(open_shop: Callable[..., Shop], clock: Clock) -> None:
     """The renewals for one that is still busy do not shorten the wait of another that has said when to come back."""
     release = threading.Event()

@@ -235,6 +235,18 @@ def test_done_tells_whether_it_waits_for_others(outbox: Outbox) -> None:
     assert [outbox.done(first.id, CLAIM), outbox.done(second.id, CLAIM)] == [True, False]
 
 
+def test_knows_that_another_channel_was_told(outbox: Outbox) -> None:
+    """What waits for one channel alone is marked, for others to tell it apart from what nobody was told."""
+    other = CLAIM._replace(token="other")
+    outbox.add("mail", ALERT, CLAIM, b"", NOW, 0.0)
+    outbox.add("chat", ALERT, other, b"", NOW, 0.0)
+    outbox.note_told(CLAIM, NOW)
+    assert [pending.told for pending in outbox.due(NOW, CHANNELS)] == [True, False]
+    outbox.note_told(other, NOW + LONGEST_WAIT)
+    rows = outbox._run(lambda connection: connection.execute("SELECT count(*) FROM told").fetchone())
+    assert rows == (1,)
+
+
 def test_notes_are_shared_and_kept(tmp_path: Path) -> None:
     """What a channel notes on a key it finds at the key's next alert, in any process, and in the outbox's alerts."""
     first, second = Outbox(tmp_path), Outbox(tmp_path)

@@ -88,10 +88,11 @@ class FallbackStore:
         self._memory.grow(claim, duration_ns, now)
         self._try(lambda store: store.grow(claim, duration_ns, now))
 
-    def hold(self, claim: Claim, seconds: float, now: float) -> None:
+    def hold(self, claim: Claim, seconds: float, now: float) -> bool:
         """See the protocol."""
-        self._memory.hold(claim, seconds, now)
-        self._try(lambda store: store.hold(claim, seconds, now))
+        own = self._memory.hold(claim, seconds, now)
+        answered, answer = self._try(lambda store: store.hold(claim, seconds, now))
+        return bool(answer) if answered else own
 
     def release(self, claim: Claim, now: float) -> None:
         """See the protocol."""

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _WORST_BITS = 21
 """Bits of ``told`` for the worst duration, as a logarithm; 32 more hold Unix time. Redis scripts count to 2 ** 53."""
 
+_SKEW = 2.0
+"""Seconds by which a server may let a lease lapse later than we think: some count in whole seconds."""
+
 _STEPS = 60_000
 """Steps of that logarithm for a factor of e: twice as slow is told from twice as slow less 0.002 %."""
 
@@ -121,10 +124,17 @@ class LimitsStore:
         if self._was_told_since(claim, _unpack(told)[0], now):
             self._raise_worst(claim.key, told, duration_ns)
 
-    def hold(self, claim: Claim, seconds: float, now: float) -> None:
+    def hold(self, claim: Claim, seconds: float, now: float) -> bool:
         """See the protocol."""
-        if _lapses(claim) is None or self._was_told_since(claim, _unpack(self._told(claim.key, now))[0], now):
-            return
+        lapses = _lapses(claim)
+        if self._was_told_since(claim, _unpack(self._told(claim.key, now))[0], now):
+            return False
+        if lapses is None or (now > lapses + _SKEW and not self._is_held(claim.key, now)):
+            # Not ours, or no more: it may be somebody else's by now.
+            if self._counters.get(f"{claim.key}:lease"):
+                return False
+            if lapses is None:
+                return True
         key = f"{claim.key}:held"
         until = math.ceil(now + min(seconds, LONGEST_HOLD))
         already = self._counters.get(key)
@@ -134,6 +144,7 @@ class LimitsStore:
         # Only ever upwards, without a gap in which another one could claim the key.
         if already < until:
             self._counters.incr(key, math.ceil(LONGEST_HOLD), until - already)
+        return True
 
     def release(self, claim: Claim, now: float) -> None:
         """See the protocol."""

@@ -128,12 +128,11 @@ class MemoryStore:
             if state is not None:
                 state.grow(claim, duration_ns, now, self._policy)
 
-    def hold(self, claim: Claim, seconds: float, now: float) -> None:
+    def hold(self, claim: Claim, seconds: float, now: float) -> bool:
         """See the protocol."""
         with self._lock:
             state = self._keys.get(claim.key)
-            if state is not None:
-                state.hold(claim, seconds, now)
+            return state is None or state.hold(claim, seconds, now, self._policy)
 
     def release(self, claim: Claim, now: float) -> None:
         """See the protocol."""

@@ -100,12 +100,15 @@ class SqliteStore:
             if state is not None and state.grow(claim, duration_ns, now, self._policy):
                 _write(connection, claim.key, state)
 
-    def hold(self, claim: Claim, seconds: float, now: float) -> None:
+    def hold(self, claim: Claim, seconds: float, now: float) -> bool:
         """See the protocol."""
         with self._database.transaction() as connection:
             state = _read(connection, claim.key)
-            if state is not None and state.hold(claim, seconds, now):
-                _write(connection, claim.key, state)
+            if state is None:
+                return True
+            is_to_be_told = state.hold(claim, seconds, now, self._policy)
+            _write(connection, claim.key, state)
+            return is_to_be_told
 
     def release(self, claim: Claim, now: float) -> None:
         """See the protocol."""

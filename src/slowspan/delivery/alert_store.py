@@ -118,8 +118,13 @@ class AlertStore(Protocol):
         """Note that the request of a claim takes longer than the claim says. Changes nothing while nobody is told."""
         ...
 
-    def hold(self, claim: Claim, seconds: float, now: float) -> None:
-        """Keep a claim for longer, while its alert waits for a channel. Another store's claim changes nothing."""
+    def hold(self, claim: Claim, seconds: float, now: float) -> bool:
+        """Keep a claim for longer, while its alert waits for a channel. Another store's claim changes nothing.
+
+        Returns:
+            Whether the alert is still to be told: False when somebody else has told or claimed the key since. Of a
+            claim that was confirmed it says nothing.
+        """
         ...
 
     def release(self, claim: Claim, now: float) -> None:
@@ -170,8 +175,7 @@ class KeyState:
 
     def is_due(self, duration_ns: int, now: float, policy: AlertPolicy) -> bool:
         """Tell whether a request with this duration is to be told."""
-        # A time from far in the future is of a clock that was wrong.
-        if now < self.lease_until <= now + LONGEST_HOLD:
+        if self._is_claimed(now):
             return False
         return not self._is_in_window(now, policy) or duration_ns >= policy.realert_ratio * self.told_worst_ns
 
@@ -227,17 +231,22 @@ class KeyState:
         # What others know of the time may be rounded to seconds, and be of a window that is over.
         return self.told_ns > claim.since_ns + ROUNDING_NS and self._is_in_window(now, policy)
 
+    def _is_claimed(self, now: float) -> bool:
+        # A time from far in the future is of a clock that was wrong.
+        return now < self.lease_until <= now + LONGEST_HOLD
+
     def _is_in_window(self, now: float, policy: AlertPolicy) -> bool:
         # A time from far in the future is of a clock that was wrong: it must not silence the key.
         return self.told_ns > 0 and now - policy.window < self.told_ns / 1e9 <= now + policy.window
 
-    def hold(self, claim: Claim, seconds: float, now: float) -> bool:
-        """Extend a claim's lease; tells whether there was anything to change."""
+    def hold(self, claim: Claim, seconds: float, now: float, policy: AlertPolicy) -> bool:
+        """Extend a claim's lease; tells whether its alert is still to be told."""
+        if self.token != claim.token:
+            return not (self._is_claimed(now) or self.was_told_since(claim, now, policy))
         # Without a lease it was told, or given back.
-        if self.token != claim.token or not self.lease_until:
-            return False
-        self.lease_until = now + min(seconds, LONGEST_HOLD)
-        self.expires = max(self.expires, self.lease_until)
+        if self.lease_until:
+            self.lease_until = now + min(seconds, LONGEST_HOLD)
+            self.expires = max(self.expires, self.lease_until)
         return True
 
     def release(self, claim: Claim, now: float) -> bool:

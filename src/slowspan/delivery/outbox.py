@@ -34,6 +34,7 @@ _SCHEMA = (
         id INTEGER PRIMARY KEY AUTOINCREMENT, channel TEXT NOT NULL, alert TEXT NOT NULL, claim TEXT NOT NULL,
         created REAL NOT NULL, attempts INTEGER NOT NULL, due REAL NOT NULL, size INTEGER NOT NULL,
         stored BLOB NOT NULL)""",
+    "CREATE TABLE IF NOT EXISTS told (claim TEXT PRIMARY KEY, expires REAL NOT NULL)",
 )
 
 _logger = logging.getLogger("slowspan")
@@ -55,6 +56,8 @@ class Pending:
     """Unix time, in nanoseconds, when it was put in."""
     attempts: int
     """How often it could not be told."""
+    told: bool = False
+    """Whether another channel has been told."""
 
 
 class GivenUp(NamedTuple):
@@ -137,8 +140,8 @@ class Outbox:
 
         def take(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
             rows = connection.execute(
-                "SELECT id, channel, alert, claim, stored, created, attempts FROM outbox"
-                f" WHERE due <= ? AND created > ? AND channel IN ({_places(channels)}) ORDER BY id LIMIT ?",
+                "SELECT id, channel, alert, claim, stored, created, attempts, claim IN (SELECT claim FROM told)"
+                f" FROM outbox WHERE due <= ? AND created > ? AND channel IN ({_places(channels)}) ORDER BY id LIMIT ?",
                 (now, now - LONGEST_WAIT, *channels, limit),
             ).fetchall()
             connection.executemany(
@@ -169,6 +172,15 @@ class Outbox:
             return found.fetchone() is not None
 
         return bool(self._run(delete))
+
+    def note_told(self, claim: Claim, now: float) -> None:
+        """Note that a channel was told an alert that waits for another one."""
+
+        def insert(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM told WHERE expires <= ?", (now,))
+            connection.execute("REPLACE INTO told VALUES (?, ?)", (json.dumps(claim), now + LONGEST_WAIT))
+
+        self._run(insert)
 
     def later(self, id: int, now: float, retry_in: float) -> None:
         """Keep an alert that could not be told.
@@ -224,7 +236,7 @@ class Outbox:
             self._database.close()
 
     def _pending(
-        self, id: int, channel: str, alert: str, claim: str, stored: bytes, created: float, attempts: int
+        self, id: int, channel: str, alert: str, claim: str, stored: bytes, created: float, attempts: int, told: int
     ) -> Pending | None:
         """Make a pending alert of a row; None where it cannot be read: the release that wrote it can, perhaps."""
         known = {field.name for field in fields(Alert)}
@@ -244,6 +256,7 @@ class Outbox:
             stored=stored,
             created_ns=round(created * 1e9),
             attempts=attempts,
+            told=bool(told),
         )
 
     def _give_up(self, connection: sqlite3.Connection, now: float) -> GivenUp:

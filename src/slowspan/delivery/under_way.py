@@ -164,7 +164,12 @@ class UnderWay:
             return None
 
     def tell_again(self, pending: Pending) -> None:
-        """Hand an alert of the outbox to its channel."""
+        """Hand an alert of the outbox to its channel, unless somebody else tells its like."""
+        is_to_be_told = self._store.hold(pending.claim, _LEASE_OF_CLAIM, self._clock())
+        if not is_to_be_told and not pending.told:
+            # Nobody held the claim for a while, as when the machine was down, and the next slow request was told.
+            self._outbox.done(pending.id, pending.claim)
+            return
         try:
             report = self._restore(pending.stored, pending.alert)
         except Exception as error:  # noqa: BLE001 - a damaged one must not keep the others from being told
@@ -173,7 +178,6 @@ class UnderWay:
             return
         ended_ns = report.profile.start_time_ns + report.profile.duration_ns
         report.alert = replace(pending.alert, late_ns=ended_ns)
-        self._store.hold(pending.claim, _LEASE_OF_CLAIM, self._clock())
         places = {pending.channel: pending.id}
         self.tell(Telling(report, pending.claim, {pending.channel}, pending=pending, places=places))
 
@@ -199,6 +203,8 @@ class UnderWay:
             self._outbox.done(place, telling.claim)
         if not telling.delivered:
             telling.delivered = True
+            if telling.waiting_for or telling.places:
+                self._outbox.note_told(telling.claim, self._clock())
             self._store.confirm(telling.claim, self._clock())
             duration_ns = self._grown.get(telling.claim.token)
             if duration_ns is not None:
@@ -246,6 +252,8 @@ class UnderWay:
             place, given_up = self._outbox.add(name, alert, telling.claim, stored, now, retry_in)
             if place:
                 telling.places[name] = place
+                if telling.delivered:
+                    self._outbox.note_told(telling.claim, now)
             self.count_given_up(given_up)
 
     def count_given_up(self, given_up: GivenUp) -> None:
