@@ -13,6 +13,7 @@ import pytest
 from opentelemetry.trace import SpanKind
 from pyinstrument import Profiler
 
+from slowspan.recording.session import thin_out
 from support import eventually
 from watched import Watched, compute_here, functions, in_thread, wait_here, watched
 
@@ -49,6 +50,33 @@ def test_profile_begins_with_the_request(shop: Watched) -> None:
     assert shares.get("[before the first sample]", 0) < 0.3
     assert sum(sample.wall_ns for sample in profile.samples) == profile.duration_ns
     assert shop.attributes()["slowspan.samples"] == profile.sample_count > 0
+
+
+def test_samples_are_bounded() -> None:
+    """A long request is kept at a coarser resolution, and its times still add up."""
+    with watched(engine="inline", interval=0.001, max_samples=10) as shop:
+        shop.request(lambda: compute_here(0.5))
+        profile = shop.profile()
+        assert profile.engine == "inline"
+        assert 10 <= profile.sample_count <= 150
+        assert functions(profile)["compute_here"] > 0.2
+        assert sum(sample.wall_ns for sample in profile.samples) == profile.duration_ns
+
+
+def test_thinning_keeps_the_time() -> None:
+    """Of two neighbours the longer one stays, with the time of both; few are left alone, and so is one that stopped."""
+    profiler = Profiler(interval=0.001, async_mode="disabled")
+    profiler.start()
+    session = profiler._active_session
+    session.frame_records[:] = [(["a"], 1.0), (["b"], 3.0), (["c"], 2.0), (["d"], 1.0), (["e"], 5.0)]
+    records = session.frame_records
+    thin_out(profiler, 100)
+    assert records[:5] == [(["a"], 1.0), (["b"], 3.0), (["c"], 2.0), (["d"], 1.0), (["e"], 5.0)]
+    del records[5:]
+    thin_out(profiler, 2)
+    assert records[:3] == [(["b"], 4.0), (["c"], 3.0), (["e"], 5.0)]
+    profiler.stop()
+    thin_out(profiler, 1)
 
 
 def test_frames_are_pyinstruments_own(shop: Watched) -> None:

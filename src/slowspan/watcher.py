@@ -354,12 +354,20 @@ class SpanWatcher:
         if not self.enabled or not self._judge.may_select(recording, span):
             # It can go on for hours.
             self.children.close(span.context)
+            if self._inline is not None and recording.inline is not None:
+                self._inline.stop(recording.inline)
+                recording.inline = None
             return None
         recording.thread_name = name_of_thread(recording.carrier.native_id)
         self._counters.add("recorded")
         # Here rather than at the end of the request, which would have to wait for it.
         self._delivery.start()
         return recording
+
+    def on_look(self, recording: Recording) -> None:
+        """Keep what the inline engine records of a late request within its bound."""
+        if self._inline is not None and recording.inline is not None:
+            self._inline.thin_out(recording.inline)
 
     def on_threshold(self, recording: Recording, age_ns: int) -> None:
         """Link the profile on the span as soon as the request has crossed its threshold."""
@@ -404,4 +412,4 @@ def _make_inline_engine(settings: Settings) -> InlineEngine | None:
     # Imported here, at set-up, because it loads pyinstrument, which the background sampler does without.
     from slowspan.recording.inline import InlineEngine
 
-    return InlineEngine(settings.interval)
+    return InlineEngine(settings.interval, settings.max_samples)

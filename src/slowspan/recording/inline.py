@@ -10,24 +10,26 @@ from typing import TYPE_CHECKING
 
 from pyinstrument import Profiler
 
-from slowspan.recording.session import stop_from_its_own_thread
+from slowspan.recording.session import stop_from_its_own_thread, thin_out
 
 if TYPE_CHECKING:
     from pyinstrument.session import Session
 
 
 class InlineEngine:
-    """Starts and stops a profiler per request. All calls come from requests' threads; none raises.
+    """Starts and stops a profiler per request. Calls come from requests' threads, but for ``thin_out``; none raises.
 
     The profiler is left out where another one is at work in the thread: pyinstrument would remove a foreign hook for
     good. Such a request is sampled by the background thread alone, as all others are besides.
 
     Args:
         interval: Seconds between two samples.
+        max_samples: Samples that are kept at least, and twice as many at most.
     """
 
-    def __init__(self, interval: float) -> None:
+    def __init__(self, interval: float, max_samples: int) -> None:
         self._interval = interval
+        self._max_samples = max_samples
 
     def start(self) -> Profiler | None:
         """Start a profiler in the calling thread.
@@ -41,6 +43,10 @@ class InlineEngine:
         profiler = Profiler(interval=self._interval, async_mode="disabled")
         profiler.start(caller_frame=sys._getframe(1))
         return profiler
+
+    def thin_out(self, profiler: Profiler) -> None:
+        """Keep what a profiler records within its bound. On the sampler's thread, at each look."""
+        thin_out(profiler, self._max_samples)
 
     def stop(self, profiler: Profiler) -> Session | None:
         """Stop a profiler.

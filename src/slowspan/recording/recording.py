@@ -56,6 +56,10 @@ class Watcher(Protocol):
         """Take a span that has become late from ``young``; return its recording if it is to be sampled."""
         ...
 
+    def on_look(self, recording: Recording) -> None:
+        """Learn that a late request with a profiler of its own, ``recording.inline``, is looked at."""
+        ...
+
     def on_threshold(self, recording: Recording, age_ns: int) -> None:
         """Learn that a late request, of which no threshold is known to be crossed, still runs."""
         ...

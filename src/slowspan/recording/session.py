@@ -160,6 +160,26 @@ def _read_frame_info(info: str) -> tuple[Frame, int]:
     return Frame(name, file, int(first_line or "0"), values.get("c"), "h" in values), line
 
 
+def thin_out(profiler: Profiler, most: int) -> None:
+    """Halve what a profiler of another thread has recorded while that is twice as much as wanted. On any thread.
+
+    Of two neighbours the longer one stays, with the time of both.
+
+    Args:
+        profiler: A running one; one that has stopped is left alone.
+        most: Samples that are kept at least.
+    """
+    session = profiler._active_session
+    records = session.frame_records if session is not None else []
+    while len(records) >= 2 * most:
+        even = len(records) // 2 * 2
+        pairs = zip(records[0:even:2], records[1:even:2], strict=True)
+        # At once: the profiler's thread goes on appending.
+        records[:even] = [
+            (max(first, second, key=lambda record: record[1])[0], first[1] + second[1]) for first, second in pairs
+        ]
+
+
 def stop_from_its_own_thread(profiler: Profiler) -> None:
     """Let a profiler of another thread stop itself with its next sample: nobody else can stop it.
 

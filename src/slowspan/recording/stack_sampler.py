@@ -335,6 +335,8 @@ class StackSampler:
                 continue
             stride = min(stride or trace.stride, trace.stride)
             try:
+                if recording.inline is not None:
+                    owner.on_look(recording)
                 if recording.threshold_ns is None:
                     owner.on_threshold(recording, age)
                 if age >= recording.hung_ns and owner.on_hung(recording, age):
