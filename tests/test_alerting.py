@@ -61,6 +61,8 @@ class Pager(InMemoryNotifier):
         super().notify(report)
 
     def notify_digest(self, digest: Digest) -> None:
+        if self.error is not None:
+            raise self.error
         self.digests.append(digest)
 
     @property
@@ -290,6 +292,60 @@ def test_a_digest_needs_no_further_alert(open_shop: Callable[..., Shop], pager: 
     assert pager.digests == []
     clock.now += 1
     eventually(lambda: pager.digests)
+
+
+def held_back(shop: Shop, clock: Clock) -> None:
+    """Hold an alert back, and let the hour pass."""
+    clock.now -= clock.now % HOUR
+    shop.slow("/told")
+    shop.slow("/held")
+    clock.now += HOUR + 1
+
+
+def test_a_digest_that_nobody_was_told_is_tried_again(
+    open_shop: Callable[..., Shop], pager: Pager, clock: Clock
+) -> None:
+    """When all channels are away at the end of the hour each is told once one is back; nothing is lost."""
+    other = Pager()
+    shop = open_shop(pager, other, alerts_per_hour=1)
+    held_back(shop, clock)
+    for channel in (pager, other):
+        channel.error = ConnectionError("refused")
+    shop.tick()
+    for pause in (FIRST_RETRY, 2 * FIRST_RETRY, 4 * FIRST_RETRY):
+        assert (pager.digests, other.digests) == ([], [])
+        clock.now += pause + 1
+        pager.error = ConnectionError("refused") if pause < 4 * FIRST_RETRY else None
+        shop.tick()
+    eventually(lambda: pager.digests)
+    assert shop.delivery.force_flush(60_000)
+    other.error = None
+    clock.now += HOUR
+    shop.tick()
+    assert [digest.alerts for digest in pager.digests] == [1]
+    # As ever, one that has failed where another has not is a counted loss.
+    assert other.digests == []
+    assert shop.counters.snapshot().drops == {Drop.ALERT_LIMIT: 1, Drop.NOTIFIER_FAILED: 1}
+
+
+def test_a_digest_is_given_up(open_shop: Callable[..., Shop], pager: Pager, clock: Clock) -> None:
+    """After a day, or when the process ends, it is a counted loss."""
+    shop = open_shop(pager, alerts_per_hour=1, alert_store="memory://")
+    held_back(shop, clock)
+    pager.error = ConnectionError("refused")
+    shop.tick()
+    assert Drop.NOTIFIER_FAILED not in shop.counters.snapshot().drops
+    shop.delivery.shutdown(30)
+    assert shop.counters.snapshot().drops[Drop.NOTIFIER_FAILED] == 1
+    pager.error = None
+    shop = open_shop(pager, alerts_per_hour=1, alert_store="memory://")
+    held_back(shop, clock)
+    pager.error = ConnectionError("refused")
+    for _ in range(30):
+        shop.tick()
+        clock.now += HOUR + 1
+    assert shop.counters.snapshot().drops[Drop.NOTIFIER_FAILED] == 1
+    assert pager.digests == []
 
 
 def test_ticks_come_under_load(pager: Pager) -> None:

@@ -149,7 +149,7 @@ class Alerter:
         for pending in outbox.due(now, under_way.idle_channels()):
             under_way.tell_again(pending)
         self._tell_digest(now)
-        waits = [LOOK, self._store.next_digest(now), under_way.renew(now)]
+        waits = [LOOK, self._store.next_digest(now), under_way.digests.tick(now), under_way.renew(now)]
         next_due = outbox.next_due(now, under_way.idle_channels())
         # Not at once: on a full disk what is due can be seen, but not taken.
         waits.append(None if next_due is None else max(1.0, next_due - now))
@@ -188,5 +188,4 @@ class Alerter:
             service_name=self._service_name,
             host=socket.gethostname(),
         )
-        for channel in self.channels.values():
-            channel.put_digest(digest)
+        self._under_way.digests.tell(digest)

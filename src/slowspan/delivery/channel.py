@@ -107,6 +107,7 @@ class Channel:
         secrets: What must not stand in a message, whoever writes it.
         clock: Unix time in seconds.
         outcome: Called on the channel's thread with the telling, the channel's name and None or what went wrong.
+        digest_outcome: Likewise for a message on what was held back. Without it a failure is counted.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class Channel:
         secrets: Collection[str] = (),
         clock: Callable[[], float] = time.time,
         outcome: Callable[[Telling, str, DeliveryError | None], None],
+        digest_outcome: Callable[[Digest, str, DeliveryError | None], None] | None = None,
     ) -> None:
         self.name = name
         self._notifier = notifier
@@ -127,6 +129,7 @@ class Channel:
         self._counters = counters
         self._secrets = secrets
         self._outcome = outcome
+        self._digest_outcome = digest_outcome
         self._brake = _Brake(clock)
         self._closing = threading.Event()
         self._hanging: native.Thread | None = None
@@ -149,10 +152,16 @@ class Channel:
         else:
             self._handle(telling)
 
+    @property
+    def tells_digests(self) -> bool:
+        """Whether the notifier can tell what was held back."""
+        return hasattr(self._notifier, "notify_digest")
+
     def put_digest(self, digest: Digest) -> None:
         """Queue the message on what was held back, where the notifier can tell it."""
-        if hasattr(self._notifier, "notify_digest"):
-            self.queue.put(f"digest {digest.hour_ns}", digest)
+        if self.tells_digests:
+            # Of one hour there are two when the store was away for a part of it.
+            self.queue.put(f"digest {digest.hour_ns} {id(digest)}", digest)
 
     def is_refused(self) -> bool:
         """Whether nothing is tried for now, because the other side refused it for good."""
@@ -205,7 +214,7 @@ class Channel:
             what = "did not finish in time" if self._closing.is_set() else "too many alerts waited"
             self._outcome(item, self.name, DeliveryError(f"{self.name}: {what}"))
         else:
-            self._counters.drop(Drop.NOTIFIER_FAILED, detail=f"{self.name}: a message on alerts held back was lost")
+            self._note_digest(item, DeliveryError(f"{self.name}: a message on alerts held back was lost"))
 
     def _tell_digest(self, digest: Digest) -> None:
         error = self._refusal(keep=False)
@@ -216,7 +225,12 @@ class Channel:
                 error = self._failed(failure)
             else:
                 self._brake.release()
-        if error is not None:
+        self._note_digest(digest, error)
+
+    def _note_digest(self, digest: Digest, error: DeliveryError | None) -> None:
+        if self._digest_outcome is not None:
+            self._digest_outcome(digest, self.name, error)
+        elif error is not None:
             self._counters.drop(Drop.NOTIFIER_FAILED, detail=str(error))
 
     def _explain(self, failure: Exception) -> DeliveryError:

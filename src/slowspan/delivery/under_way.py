@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from slowspan.config_secrets import secrets_of
 from slowspan.counters import Drop
+from slowspan.delivery.alert_digests import Digests
 from slowspan.delivery.channel import Channel, Telling
 
 if TYPE_CHECKING:
@@ -82,7 +83,9 @@ class UnderWay:
         self._renew_at = 0.0
         self._grown: OrderedDict[str, int] = OrderedDict()
         secrets = secrets_of(settings)
-        self.channels: dict[str, Channel] = {
+        self.channels: dict[str, Channel] = {}
+        self.digests = Digests(self.channels, counters, wake=wake, clock=clock)
+        self.channels |= {
             name: Channel(
                 name,
                 notifier,
@@ -92,18 +95,20 @@ class UnderWay:
                 secrets=secrets,
                 clock=clock,
                 outcome=self._note,
+                digest_outcome=self.digests.note,
             )
             for name, notifier in notifiers
         }
 
     def shutdown(self) -> None:
-        """Leave what no channel has answered in time to the outbox, for the next process."""
+        """Leave alerts that no channel has answered in time to the outbox, for the next process."""
         for telling in list(self._tellings):
             with telling.lock:
                 unanswered, telling.waiting_for = telling.waiting_for, set()
                 for name in unanswered:
                     self._keep(telling, name, FIRST_RETRY)
                 self._settle(telling)
+        self.digests.close()
 
     def renew(self, now: float) -> float | None:
         """Renew claims that nobody has confirmed yet; return the seconds until the next time, if there are any."""
