@@ -50,6 +50,11 @@ def make_notifier(server: MattermostServer, **changes: Any) -> MattermostNotifie
     return MattermostNotifier(values.pop("url"), values.pop("channel"), **values)
 
 
+def note(server: MattermostServer) -> str:
+    """Return the name of the note on the thread in the channel of ``make_notifier``."""
+    return f"{ROOT_NOTE}.{server.channel_id}"
+
+
 def make_alert(number: int = 1, notes: dict[str, str] | None = None, **changes: Any) -> Report:
     report = make_report(number, **changes)
     report.alert = Alert(key="k" * 32, notes={} if notes is None else notes)
@@ -112,7 +117,7 @@ def test_settings_make_the_notifier(server: MattermostServer, tmp_path: Path) ->
     server.fail("users/me", fake.SILENCE)
     assert "did not answer within 0.9 s" in str(refused(MattermostNotifier.from_settings(settings)))
     notifier = MattermostNotifier.from_settings(replace(settings, notify_timeout=30.0))
-    notifier.notify(make_alert(notes={ROOT_NOTE: "p" * 26}))
+    notifier.notify(make_alert(notes={note(server): "p" * 26}))
     assert server.posts[0]["root_id"] == ""
     with pytest.raises(NotifierError, match="needs the settings mattermost_url and mattermost_channel"):
         MattermostNotifier.from_settings(Settings())
@@ -155,21 +160,33 @@ def test_later_alert_is_a_reply(server: MattermostServer) -> None:
         notifier.notify(make_alert(number, notes))
     first = server.posts[0]["id"]
     assert [post["root_id"] for post in server.posts] == ["", first, first]
-    assert notes == {ROOT_NOTE: first}
+    assert notes == {note(server): first}
     server.delete_post(first)
     notifier.notify(make_alert(4, notes))
     assert server.posts[-1]["root_id"] == ""
-    assert notes == {ROOT_NOTE: server.posts[-1]["id"]}
+    assert notes == {note(server): server.posts[-1]["id"]}
     assert file_names(server, server.posts[-1]) == [make_report(4).profile.name + ".html"]
 
 
-def test_thread_of_another_channel_is_left(server: MattermostServer) -> None:
-    """After a change of channel, the first post is in another one: the alert is posted anew."""
+def test_each_channel_has_its_thread(server: MattermostServer) -> None:
+    """In another channel, after a change of it or by a second notifier, the alert is posted anew; later ones reply."""
     notes: dict[str, str] = {}
-    make_notifier(server).notify(make_alert(1, notes))
-    make_notifier(server, channel=f"{fake.TEAM}/{fake.OTHER_CHANNEL}").notify(make_alert(2, notes))
+    one, other = make_notifier(server), make_notifier(server, channel=f"{fake.TEAM}/{fake.OTHER_CHANNEL}")
+    for number in (1, 2, 3):
+        for notifier in (one, other):
+            notifier.notify(make_alert(number, notes))
+    ids = [post["id"] for post in server.posts]
+    assert [post["root_id"] for post in server.posts] == ["", "", *ids[:2], *ids[:2]]
+
+
+def test_thread_of_another_channel_is_left(server: MattermostServer) -> None:
+    """When the noted post has been moved into another channel, the alert is posted anew."""
+    notes: dict[str, str] = {}
+    make_notifier(server, channel=f"{fake.TEAM}/{fake.OTHER_CHANNEL}").notify(make_alert(1, notes))
+    moved = {note(server): server.posts[0]["id"]}
+    make_notifier(server).notify(make_alert(2, moved))
     assert server.posts[1]["root_id"] == ""
-    assert notes == {ROOT_NOTE: server.posts[1]["id"]}
+    assert moved == {note(server): server.posts[1]["id"]}
 
 
 def test_threads_can_be_off(server: MattermostServer) -> None:
@@ -225,7 +242,7 @@ def test_post_of_which_the_answer_is_lost_is_posted_once(server: MattermostServe
     assert file_names(server, post) == [f"{report.profile.name}.html"]
     assert server.count("POST", "files") == 1
     assert report.alert is not None
-    assert report.alert.notes == {ROOT_NOTE: post["id"]}
+    assert report.alert.notes == {note(server): post["id"]}
 
 
 @pytest.mark.parametrize("fault", [fake.RESET_AFTER, Fault(502, handles=True)])
@@ -243,7 +260,7 @@ def test_post_of_which_the_answer_is_lost_is_recognized_later(server: Mattermost
         notifier.notify(report)
     assert len(server.posts) == 2
     assert server.count("POST", "files") == 2
-    assert server.posts[1]["root_id"] == server.posts[0]["id"] == notes[ROOT_NOTE]
+    assert server.posts[1]["root_id"] == server.posts[0]["id"] == notes[note(server)]
 
 
 def test_post_that_was_not_stored_is_posted_later(server: MattermostServer) -> None:

@@ -27,7 +27,8 @@ MAX_MESSAGE = 16383
 """Characters of a post that Mattermost takes, unless its configuration says less."""
 
 ROOT_NOTE = "mattermost.root_id"
-"""The name under which an alert's notes keep the first post of a key's thread."""
+"""The name under which an alert's notes keep the first post of a key's thread. A dot and the channel's id follow: of two
+notifiers each has its own thread."""
 
 NAME_PROP = "slowspan_name"
 """The property of a post by which we recognize it: the profile's id, or the digest's hour and host."""
@@ -249,10 +250,11 @@ class MattermostNotifier:
         # A partial report and the final one of the same request are two posts.
         name = f"{profile.id}-{profile.duration_ns}" if profile.running else profile.id
         alert = report.alert
-        root_id = alert.notes.get(ROOT_NOTE, "") if alert is not None and self._threads else ""
+        note = f"{ROOT_NOTE}.{channel_id}"
+        root_id = alert.notes.get(note, "") if alert is not None and self._threads else ""
         root_id = self._post(name, message, attachment.file_ids, root_id)
         if alert is not None and self._threads:
-            alert.notes[ROOT_NOTE] = root_id
+            alert.notes[note] = root_id
         self._uploads.forget(report)
 
     def _post(self, name: str, message: str, file_ids: tuple[str, ...], root_id: str) -> str:
