@@ -12,6 +12,7 @@ import pytest
 
 import servers
 from server_models import SCRIPTS, Server, compare, python, serving
+from slowspan.recording.resolve import GREENLETS_NOTE
 from slowspan.recording.synthetic import COMPUTED_NOT_SEEN as NOT_SEEN
 from support import APPS, FEW_INSTRUMENTATIONS, REPOSITORY, eventually
 
@@ -56,7 +57,7 @@ def test_gunicorn_gevent(gunicorn: Server) -> None:
     profiles = gunicorn.profiles(paths)
     for page in {*pages}:
         compare({path: answers[path] for path in paths if page in path}, profiles)
-    assert {profile.notes for profile in profiles.values()} == {()}
+    assert {profile.notes for profile in profiles.values()} == {(GREENLETS_NOTE,)}
 
 
 def test_gunicorn_gevent_pages(gunicorn: Server) -> None:

@@ -11,7 +11,7 @@ from slowspan.counters import Drop
 from slowspan.delivery.naming import report_name
 from slowspan.delivery.report_limit import ReportLimit
 from slowspan.fork import call_after_fork
-from slowspan.recording.carriers import calling_thread
+from slowspan.recording.carriers import calling_thread, is_greenlet
 from slowspan.recording.finished import Finished
 from slowspan.recording.gauge import HAS_THREAD_CLOCKS
 from slowspan.recording.recording import Lost
@@ -155,6 +155,7 @@ class Judge:
             cpu_time_ns=cpu_time_ns,
             native_id=recording.carrier.native_id,
             thread_name=recording.thread_name,
+            ready_is_known=not is_greenlet(recording.carrier),
             lost=recording.lost,
             data=trace.snapshot() if trace is not None else None,
             kept=recording.kept,

@@ -83,6 +83,13 @@ class GreenletCarrier(NamedTuple):
 Carrier = ThreadCarrier | TaskCarrier | GreenletCarrier | GeneratorCarrier
 
 
+def is_greenlet(carrier: Carrier) -> bool:
+    """Return whether a request is carried by a greenlet, or by a generator that one consumes."""
+    while isinstance(carrier, GeneratorCarrier):
+        carrier = carrier.consumer
+    return isinstance(carrier, GreenletCarrier)
+
+
 def called_from_pool(level: int) -> bool:
     """Return whether a thread pool calls us for another thread, which is starting the span.
 

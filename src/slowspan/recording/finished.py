@@ -34,6 +34,8 @@ class Finished(NamedTuple):
     """Whether the limit on reports lets this one be kept."""
     thread_name: str = ""
     """The name of the request's thread, where that was known before it ended."""
+    ready_is_known: bool = True
+    """Whether a request that could go on while another one has the thread is told from one that waits."""
     withdrawn: bool = False
     """Whether it is to be reported no more, and what was reported of it while it ran is to be deleted."""
     session: Session | None = None

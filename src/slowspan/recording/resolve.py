@@ -214,6 +214,11 @@ def _fit(samples: list[Sample], duration_ns: int) -> list[Sample]:
     return fitted
 
 
+GREENLETS_NOTE = (
+    "Greenlets do not tell when they could go on: time in which another one had the thread counts as waiting."
+)
+
+
 def _notes(finished: Finished) -> tuple[str, ...]:
     notes = []
     if finished.lost is not None:
@@ -225,6 +230,8 @@ def _notes(finished: Finished) -> tuple[str, ...]:
         notes.append("The inline engine does not tell computing and waiting apart, and lengthens what computes.")
     elif finished.cpu_time_ns is None:
         notes.append("The CPU time of the request's thread is not known, so computing and waiting are not told apart.")
+    if not finished.ready_is_known:
+        notes.append(GREENLETS_NOTE)
     return tuple(notes)
 
 
