@@ -32,6 +32,7 @@ BENCHMARKS = {
     "unsampled": "unsampled",
     "import": "imports",
     "end": "end_of_request",
+    "flight": "in_flight",
     "latency": "latency",
     "reports": "report_writing",
     "channels": "channels",
