@@ -27,8 +27,8 @@ MAX_MESSAGE = 16383
 """Characters of a post that Mattermost takes, unless its configuration says less."""
 
 ROOT_NOTE = "mattermost.root_id"
-"""The name under which an alert's notes keep the first post of a key's thread. A dot and the channel's id follow: of two
-notifiers each has its own thread."""
+"""The name under which an alert's notes keep the first post of a key's thread. A dot and the channel's id follow: each
+of two notifiers has its own thread."""
 
 NAME_PROP = "slowspan_name"
 """The property of a post by which we recognize it: the profile's id, or the digest's hour and host."""
