@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import math
-import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -41,9 +40,6 @@ FIRST_BRAKE = 60.0
 """Seconds for which a channel is left alone after a failure that no further try can mend; doubles with each."""
 
 LONGEST_BRAKE = 3600.0
-
-# The webhook says so in its words alone.
-_OF_ONE_MESSAGE = re.compile(r"\banswered (400|413|422)\b")
 
 
 @dataclass(eq=False)
@@ -204,8 +200,7 @@ class Channel:
 
     def _failed(self, failure: Exception) -> DeliveryError:
         error = self._explain(failure)
-        # A notifier that knows it says with ``of_message`` that another message may well pass.
-        if not error.retry and not getattr(failure, "of_message", _OF_ONE_MESSAGE.search(str(failure)) is not None):
+        if not error.retry and not getattr(failure, "of_message", False):
             self._brake.pull(str(error))
         return error
 

@@ -34,12 +34,17 @@ class DeliveryError(Exception):
         message: What went wrong and what to do, in one line.
         retry: Whether trying again can help; false for a wrong token, an unknown channel, a report that is too large.
         retry_after: Seconds to wait before the next try, when the other side has said so.
+        of_message: Whether without ``retry`` another message may well pass, as after one that is too large. Else the
+            channel rests for a while.
     """
 
-    def __init__(self, message: str, *, retry: bool = True, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, retry: bool = True, retry_after: float | None = None, of_message: bool = False
+    ) -> None:
         super().__init__(message)
         self.retry = retry
         self.retry_after = retry_after
+        self.of_message = of_message
 
 
 @runtime_checkable

@@ -40,12 +40,6 @@ _OF_MESSAGE = (400, 413)
 T = TypeVar("T")
 
 
-class MessageRefusedError(DeliveryError):
-    """This one message was refused for good; another one may well pass."""
-
-    of_message = True
-
-
 @dataclass(slots=True)
 class _Limits:
     """What the server takes: sizes in bytes and characters; None where it does not say."""
@@ -185,7 +179,7 @@ class MattermostNotifier:
             failure = explain(error, account=self._client.username, channel=self._channel, with_token=self._with_token)
             is_archived = "can_not_post_to_deleted" in error.error_id
             if error.doing == "post" and error.status in _OF_MESSAGE and not is_archived:
-                failure = MessageRefusedError(str(failure), retry=False)
+                failure = DeliveryError(str(failure), retry=False, of_message=True)
             raise failure from None
         finally:
             self._client.end()

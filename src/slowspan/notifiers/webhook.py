@@ -29,6 +29,9 @@ VERSION = 1
 
 _MAX_TEXT = 500
 
+_OF_MESSAGE = (400, 413, 422)
+"""Answers that refuse one report for its content or its size."""
+
 _RETRIED = frozenset({408, 425, 429})
 """Answers below 500 after which the same request can succeed later: timeout, too early, too many requests."""
 
@@ -132,7 +135,8 @@ class WebhookNotifier:
         if 300 <= status < 400:
             problem += ": a redirect, which is not followed; set webhook_url to the address it leads to"
         retry = status >= 500 or status in _RETRIED
-        raise DeliveryError(problem, retry=retry, retry_after=retry_after(wait, self._clock()) if retry else None)
+        seconds = retry_after(wait, self._clock()) if retry else None
+        raise DeliveryError(problem, retry=retry, retry_after=seconds, of_message=status in _OF_MESSAGE)
 
     def _send(self, method: str, body: bytes, headers: dict[str, str]) -> tuple[int, str | None]:
         """Return the answer's status and its ``Retry-After``."""

@@ -32,7 +32,7 @@ class Alert:
     """Whether somebody only tries the channels."""
     notes: MutableMapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """What a channel wants to know again at the key's next alert, such as the id of the first post: shared by the
-    processes of a host, kept for the window, bounded. Names begin with the channel's."""
+    processes of a host, kept for two windows, bounded. Names begin with the channel's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
