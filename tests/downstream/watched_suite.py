@@ -47,6 +47,7 @@ def _add_slowspan(provider: TracerProvider, results: Path) -> None:
     # As much as it can do: every request is a slow one, and sampled without a pause.
     processor = SlowSpanProcessor(
         threshold=0,
+        span_kinds="SERVER, CLIENT, INTERNAL, PRODUCER, CONSUMER",
         interval=0.001,
         overhead_budget=1,
         notifiers=("file",),
