@@ -217,5 +217,5 @@ def test_spans_of_flask(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_names_are_our_own() -> None:
     """Every attribute that we set is in our own namespace."""
     names = [value for name, value in vars(semconv).items() if name.isupper() and isinstance(value, str)]
-    assert len(names) == 9
+    assert len(names) == 10
     assert all(name.startswith("slowspan.") for name in names)

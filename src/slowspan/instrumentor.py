@@ -66,10 +66,11 @@ def before_instrumentation() -> None:
         disabled = [name.strip() for name in os.environ.get(OTEL_PYTHON_DISABLED_INSTRUMENTATIONS, "").split(",")]
         # The declarative file has switched it on already, with settings that only it knows.
         if {"slowspan", "*"}.isdisjoint(disabled) and not instrumentor.is_instrumented_by_opentelemetry:
-            _provide()
             # Kept for the instrumentor, so that what is wrong in them is told once.
             instrumentor._loaded = load_declared_settings({}, "")
             settings = instrumentor._loaded.settings
+            if settings.enabled:
+                _provide()
             if settings.record_unsampled:
                 record_unsampled(trace.get_tracer_provider(), settings.span_kinds)
     except Exception:

@@ -70,6 +70,9 @@ class Judge:
         if span.end_time is not None:
             return
         trace = recording.trace
+        if trace is not None:
+            with trace.lock:
+                """Whoever has linked or told of it without knowing of its end is done now."""
         if not self._is_slow(recording, span, duration_ns):
             self._take_back(recording, span, duration_ns)
             return
@@ -176,11 +179,16 @@ class Judge:
         """Link the profile on the span as soon as the request has crossed its threshold."""
         span = recording.span()
         trace = recording.trace
-        if span is None or trace is None or age_ns < self._min_threshold_ns:
+        if span is None or trace is None or age_ns < max(self._min_threshold_ns, recording.ask_ns):
             return
         http = semconv.read_http(span.attributes or {})
         threshold_ns = self._trigger.threshold_ns(http, span.name)
-        if age_ns >= threshold_ns and self._selection.selects(http, span.attributes or {}):
+        if age_ns < threshold_ns:
+            return
+        if not self._selection.selects(http, span.attributes or {}):
+            # Not at each look: the patterns are the user's, and the attribute may never come.
+            recording.ask_ns = age_ns + age_ns // 8
+        else:
             with trace.lock:
                 if not recording.ended:
                     self._link(recording, span, http, threshold_ns)

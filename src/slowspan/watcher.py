@@ -215,7 +215,8 @@ class SpanWatcher:
         span = young[0]
         if self._running.get(span.context[0]) is span.context:
             return key  # It was late from the beginning, and the sampler has taken it just now.
-        self._take(key, young)
+        if not self._take(key, young) and id(span) in self._recordings:
+            return key  # The same, beside another late one.
         self.young[span] = young
         return self._stand_in_apart(span, below)
 
@@ -284,9 +285,9 @@ class SpanWatcher:
         """
         # Taken first: our own work must not lengthen the span.
         end_ns = time.time_ns() if end_time is None else end_time
-        young = self.young.pop(key, None)
         is_fast, is_ours = False, True
         try:
+            young = self.young.pop(key, None)
             is_fast = young is not None and young[0] is span and end_ns - (span.start_time or 0) < self._quick_ns
             if not is_fast:
                 is_ours = self._finish(span, young, end_ns)
@@ -329,7 +330,8 @@ class SpanWatcher:
         recording.ended = True
         try:
             # First of all: whatever comes now would be profiled as well.
-            session = self._inline.stop(recording.inline) if self._inline and recording.inline else None
+            profiler = recording.inline
+            session = self._inline.stop(profiler) if self._inline and profiler else None
             duration_ns = end_ns - recording.start_ns
             if duration_ns >= self._min_threshold_ns and recording.selected is not False and self.enabled:
                 self._judge.finish(recording, span, duration_ns, session)

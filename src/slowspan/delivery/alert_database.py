@@ -15,6 +15,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
+from slowspan import native
 from slowspan.delivery.naming import ALERT_STATE
 from slowspan.delivery.store import ReportStore
 
@@ -27,6 +28,9 @@ BUSY_TIMEOUT = 1.0
 
 _BUSY_PAUSE = (0.0002, 0.001)
 """Seconds between two attempts, at random, so that processes do not meet again and again."""
+
+_SWITCHING_PAUSE = (0.002, 0.02)
+"""The same where an attempt itself keeps the others from succeeding, since it reads what nobody else may read then."""
 
 _FORK_WAIT = 1.0
 """Seconds that a fork waits for a transaction of another thread."""
@@ -74,7 +78,8 @@ class AlertDatabase:
                 _execute_in_turn(connection, "BEGIN IMMEDIATE")
                 try:
                     yield connection
-                    connection.execute("COMMIT")
+                    # With write-ahead logging nobody is in its way; where that cannot be, readers are.
+                    _execute_in_turn(connection, "COMMIT")
                 except BaseException:
                     with contextlib.suppress(sqlite3.Error):
                         connection.execute("ROLLBACK")
@@ -112,7 +117,7 @@ class AlertDatabase:
             self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False, cached_statements=32
         )
         try:
-            _execute_in_turn(connection, "PRAGMA journal_mode=WAL")
+            _execute_in_turn(connection, "PRAGMA journal_mode=WAL", _SWITCHING_PAUSE)
             # A machine without power may forget the last alerts; the disk is not waited for.
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("PRAGMA journal_size_limit=1000000")
@@ -176,7 +181,7 @@ def _follow_forks(database: AlertDatabase) -> None:
     )
 
 
-def _execute_in_turn(connection: sqlite3.Connection, statement: str) -> None:
+def _execute_in_turn(connection: sqlite3.Connection, statement: str, pause: tuple[float, float] = _BUSY_PAUSE) -> None:
     """Execute a statement as soon as the other processes let it.
 
     SQLite's own waiting doubles its sleeps up to 100 ms, for transactions that take a fraction of a millisecond: a
@@ -190,7 +195,8 @@ def _execute_in_turn(connection: sqlite3.Connection, statement: str) -> None:
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
-            time.sleep(random.uniform(*_BUSY_PAUSE))
+            # Not gevent's, which would make a hub, with its files, on each thread that comes here.
+            native.sleep(random.uniform(*pause))
         else:
             return
 

@@ -157,7 +157,10 @@ class Channel:
         """Queue the message on what was held back, where the notifier can tell it."""
         if self.tells_digests:
             # Of one hour there are two when the store was away for a part of it.
-            self.queue.put(f"digest {digest.hour_ns} {id(digest)}", digest)
+            if self.queue.start():
+                self.queue.put(f"digest {digest.hour_ns} {id(digest)}", digest)
+            else:
+                self._handle(digest)
 
     def is_refused(self) -> bool:
         """Whether nothing is tried for now, because the other side refused it for good."""

@@ -81,7 +81,7 @@ class UnderWay:
         self._tellings: dict[Telling, None] = {}
         self._failing: set[str] = set()
         self._renew_at = 0.0
-        self._grown: OrderedDict[str, int] = OrderedDict()
+        self._grown: OrderedDict[Claim, int] = OrderedDict()
         secrets = secrets_of(settings)
         self.channels: dict[str, Channel] = {}
         self.digests = Digests(self.channels, counters, wake=wake, clock=clock)
@@ -156,7 +156,7 @@ class UnderWay:
     def grow(self, claim: Claim, duration_ns: int) -> None:
         """Note that the request of an alert takes longer than was told, for the measure of those to come."""
         # Noted first: should a channel tell the alert at this moment, one of the two finds what the other has done.
-        self._grown[claim.token] = duration_ns
+        self._grown[claim] = duration_ns
         if len(self._grown) > _MOST_GROWN:
             self._grown.popitem(last=False)
         self._store.grow(claim, duration_ns, self._clock())
@@ -204,14 +204,17 @@ class UnderWay:
         self._counters.add_delivered(name)
         self._failing.discard(name)
         place = telling.places.pop(name, None)
+        # First of all, and also where another telling of the alert, which this one does not know, may wait for other
+        # channels: else the store's answer, that it was told, would be taken for somebody else's.
+        others_may_wait = telling.waiting_for or telling.places or telling.pending is not None
+        if not telling.delivered and others_may_wait:
+            self._outbox.note_told(telling.claim, self._clock())
         if place is not None:
             self._outbox.done(place, telling.claim)
         if not telling.delivered:
             telling.delivered = True
-            if telling.waiting_for or telling.places:
-                self._outbox.note_told(telling.claim, self._clock())
             self._store.confirm(telling.claim, self._clock())
-            duration_ns = self._grown.get(telling.claim.token)
+            duration_ns = self._grown.get(telling.claim)
             if duration_ns is not None:
                 self._store.grow(telling.claim, duration_ns, self._clock())
 

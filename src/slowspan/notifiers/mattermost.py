@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -138,7 +139,9 @@ class MattermostNotifier:
         Raises:
             DeliveryError: It was not posted; the message says what to do.
         """
-        name = f"digest-{digest.hour_ns // 1_000_000_000}-{digest.host}"
+        # Of one hour there can be two, by their contents, or by two processes.
+        content = zlib.crc32(repr((digest.alerts, digest.endpoints)).encode())
+        name = f"digest-{digest.hour_ns // 1_000_000_000}-{digest.host}-{content:08x}"
         if not self._is_shut_down:
             self._connected(lambda: self._post(name, digest_text(digest), (), ""))
 

@@ -22,6 +22,8 @@ MAX_REMEMBERED = 16
 _TRIES = 2
 _NOT_ALLOWED = (403, 501)
 _TRY_AGAIN = (401, 429)
+_FINAL = (400, 404, 405)
+"""What no further try mends: without the page the post may well pass, and where not, it says why itself."""
 
 
 @dataclass(slots=True)
@@ -78,7 +80,7 @@ class Uploads:
             if status in _TRY_AGAIN:
                 raise
             attachment.failures += 1
-            if attachment.failures < _TRIES:
+            if attachment.failures < _TRIES and status not in _FINAL:
                 raise
             attachment.remark = "The page is not attached: uploading it failed."
         attachment.settled = True

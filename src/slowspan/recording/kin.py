@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 _MAX_KIN = 100
 """Spans of one request that are remembered."""
+
+_READABLE = (ReadableSpan, trace.NonRecordingSpan)
+"""Spans of which it is known what their parent is: a context, or nothing."""
 
 _OF_FUNCTIONS = "slowspan.function_spans"
 """Where the spans of functions that are in no trace of the application have their place in the context."""
@@ -96,9 +100,9 @@ def _spans_in(context: Mapping[Any, Any]) -> Iterator[trace.Span]:
             for kept in value.values():
                 # By its class alone: asking somebody's object for anything can run their code.
                 kind = type(kept)
-                if issubclass(kind, trace.Span):
+                if issubclass(kind, _READABLE):
                     yield kept
-                elif kind.__module__ == _OF_FUNCTIONS and isinstance(getattr(kept, "span", None), trace.Span):
+                elif kind.__module__ == _OF_FUNCTIONS and isinstance(getattr(kept, "span", None), _READABLE):
                     yield kept.span
 
 
@@ -114,4 +118,5 @@ def _context_of(task: Any) -> Mapping[Any, Any]:
 
 def _contexts_at(task: Any) -> list[Context]:
     """Return a task's context, and that of who awaits it."""
-    return [referent for referent in gc.get_referents(task) if isinstance(referent, Context)]
+    # Not isinstance: that asks an object of the application for its class, and can run its code.
+    return [referent for referent in gc.get_referents(task) if type(referent) is Context]

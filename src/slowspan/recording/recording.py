@@ -104,6 +104,7 @@ class Recording:
         threshold_ns: Set when the request has crossed it, else None.
         id: 16 hexadecimal digits, set with the threshold.
         name: The report's file name without extension, set with the threshold.
+        ask_ns: Age at which the filters are asked again, after they have not taken the span.
         thread_name: The name of its thread, looked up when the request became late: some threads end with it.
         told: Whether a partial profile was handed on.
         kept: Whether the limit on reports lets this one be kept; set with the threshold.
@@ -117,6 +118,7 @@ class Recording:
     ended: bool = False
     id: str = ""
     name: str = ""
+    ask_ns: int = 0
     thread_name: str = ""
     told: bool = False
     kept: bool = True

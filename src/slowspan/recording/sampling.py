@@ -99,7 +99,9 @@ def _look_at(recording: Recording, frames: Mapping[int, FrameType]) -> Sight | N
         return recording.follower.look(frames, recording.span())
     except CarrierGoneError:
         recording.lost = Lost.THREAD_ENDED
-        return None
+    except Exception as error:  # noqa: BLE001 - one request's failure must not stop the others' sampling
+        recording.owner.on_error(error)
+    return None
 
 
 def _sample_one(recording: Recording, tick: _Tick, sight: Sight) -> _Look | None:

@@ -13,7 +13,7 @@ from slowspan.redaction import one_line, redact_parameters
 from slowspan.semconv import Attributes, split_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Sequence, Set
 
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -238,19 +238,25 @@ def carry_spans(
                 still.append(by_start[position])
             position += 1
         if still != running:
-            running, innermost = still, _innermost(still, spans)
+            running, innermost = still, _innermost(set(still), spans)
         leaf = sample.stack
         if running and leaf >= 0 and frames[locations[stacks[leaf].location].frame].name not in SYNTHETIC_FRAMES:
             carrying[row] = sample._replace(span=innermost)
     return tuple(carrying)
 
 
-def _innermost(running: Sequence[int], spans: Sequence[ChildSpan]) -> int:
+def _innermost(running: Set[int], spans: Sequence[ChildSpan]) -> int:
     """Return the innermost of some spans that run at the same time, or the one around those that are concurrent."""
     common: list[int] | None = None
     inner = set(running)
     for index in running:
-        inner.difference_update(_around(index, spans))
+        # One step where the parent runs too, as in a chain of calls: that one discards its own.
+        around = spans[index].parent
+        while around >= 0 and around not in running:
+            around = spans[around].parent
+        inner.discard(around)
+    if len(inner) == 1:
+        return inner.pop()
     for index in inner:
         path = [index, *_around(index, spans)]
         common = path if common is None else [other for other in common if other in path]
