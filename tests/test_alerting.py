@@ -13,6 +13,8 @@ from slowspan.config import Settings
 from slowspan.counters import Counters, Drop
 from slowspan.delivery import channel as channel_module
 from slowspan.delivery import queue as queue_module
+from slowspan.delivery.alert_limits import LimitsStore
+from slowspan.delivery.alert_store import AlertPolicy
 from slowspan.delivery.channel import FIRST_BRAKE
 from slowspan.delivery.pipeline import Delivery
 from slowspan.delivery.queue import DeliveryQueue
@@ -561,6 +563,31 @@ def test_a_channel_that_was_away(open_shop: Callable[..., Shop], pager: Pager, c
         shop.slow("/orders")
     assert len(pager.reports) == 2
     assert shop.counters.snapshot().drops == {}
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "limits"])
+def test_two_channels_that_come_back_one_after_the_other(
+    open_shop: Callable[..., Shop], pager: Pager, clock: Clock, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is told what it is owed, also when the store knows by then that the key was told."""
+    if kind == "limits":
+        store = LimitsStore("memory://", AlertPolicy())
+        monkeypatch.setattr("slowspan.delivery.alerting.make_store", lambda _settings: store)
+    second = Pager()
+    pager.error = second.error = ConnectionError("no network")
+    shop = open_shop(pager, second)
+    shop.slow()
+    pager.error = None
+    for _ in range(3):
+        clock.now += HOUR
+        shop.tick()
+    eventually(lambda: len(pager.reports) == 1)
+    second.error = None
+    for _ in range(3):
+        clock.now += HOUR
+        shop.tick()
+    eventually(lambda: len(second.reports) == 1)
+    assert len(pager.reports) == 1
 
 
 def test_only_the_channel_that_was_away_is_told_late(

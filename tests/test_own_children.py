@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import greenlet
 import pytest
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, use_span
 
 import slowspan
 from functions import watched_without_opentelemetry
@@ -266,3 +266,28 @@ def test_greenlet_of_another_task_holds_the_loop(shop: Watched) -> None:
     profile = shop.profile()
     assert share_below(profile, "serve", WAITING_FOR_LOOP, "execute", "hold") > 0.3
     assert functions(profile).get("hold", 0) == pytest.approx(share_below(profile, WAITING_FOR_LOOP, "hold"), abs=0.3)
+
+
+def test_a_span_of_somebody_elses_class_is_nobodys(shop: Watched) -> None:
+    """Not every class of spans means a context by its parent: such a one in a task's context does no harm."""
+
+    class Foreign(NonRecordingSpan):
+        @property
+        def parent(self) -> object:
+            return self
+
+    async def stranger(own: Span) -> None:
+        context = own.get_span_context()
+        foreign = Foreign(SpanContext(context.trace_id, 7, is_remote=False))
+        with use_span(foreign):
+            await blocking()
+
+    async def both() -> None:
+        with span(shop, "GET /", SpanKind.SERVER) as own:
+            other = asyncio.create_task(stranger(own))
+            await asyncio.sleep(2 * LONG)
+            await other
+
+    asyncio.run(both())
+    assert shop.profile().sample_count > 0
+    assert "internal_error" not in shop.processor.status().drops

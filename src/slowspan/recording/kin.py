@@ -20,7 +20,7 @@ _MAX_KIN = 100
 """Spans of one request that are remembered."""
 
 _READABLE = (ReadableSpan, trace.NonRecordingSpan)
-"""Spans of which it is known what their parent is: a context, or nothing."""
+"""Classes of spans whose attributes run no code of the application."""
 
 _OF_FUNCTIONS = "slowspan.function_spans"
 """Where the spans of functions that are in no trace of the application have their place in the context."""
@@ -65,8 +65,8 @@ class Kin:
             return False
         if context.span_id == own.span_id or context.span_id in self._span_ids:
             return True
-        parent = getattr(inner, "parent", None)
-        if parent is None or parent.is_remote:
+        parent = _parent_of(inner)
+        if parent is None:
             return False
         if parent.span_id != own.span_id and parent.span_id not in self._span_ids:
             return False
@@ -85,11 +85,19 @@ def _is_of_trace(inner: trace.Span, trace_id: int) -> bool:
 
 def _is_later(inner: Any, span: Span) -> bool:
     """Return whether a span began in the same request after another one, so that it cannot be around that."""
-    parent = getattr(inner, "parent", None)
+    parent = _parent_of(inner)
     own = span.get_span_context()
-    if own is None or parent is None or parent.is_remote or parent.trace_id != own.trace_id:
+    if own is None or parent is None or parent.trace_id != own.trace_id:
         return False
-    return bool((inner.start_time or 0) >= (span.start_time or 0))
+    return bool((getattr(inner, "start_time", None) or 0) >= (span.start_time or 0))
+
+
+def _parent_of(inner: Any) -> SpanContext | None:
+    """Return the parent of a span, if that is in this process."""
+    parent: Any = getattr(inner, "parent", None)
+    # Not every class of spans means the same by the word.
+    is_context = issubclass(type(parent), trace.SpanContext)
+    return parent if is_context and not parent.is_remote else None
 
 
 def _spans_in(context: Mapping[Any, Any]) -> Iterator[trace.Span]:
