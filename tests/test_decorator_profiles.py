@@ -318,7 +318,8 @@ def test_inline_engine(no_global_provider: None) -> None:
 
     @slowspan.profile("items", threshold=0.05)
     def items() -> Iterator[int]:
-        helper()
+        for _ in range(3):  # Long enough for a machine that stands still for a moment.
+            helper()
         yield 1
 
     @slowspan.profile("outer", threshold=0.05)

@@ -117,12 +117,14 @@ class AlertDatabase:
             self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False, cached_statements=32
         )
         try:
+            # A new file holds nothing that would be worth a disk's second or two, for which all the others would wait.
+            connection.execute("PRAGMA synchronous=OFF")
             _execute_in_turn(connection, "PRAGMA journal_mode=WAL", _SWITCHING_PAUSE)
-            # A machine without power may forget the last alerts; the disk is not waited for.
-            connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("PRAGMA journal_size_limit=1000000")
             for statement in self._schema:
                 connection.execute(statement)
+            # A machine without power may forget the last alerts; the disk is not waited for.
+            connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("PRAGMA busy_timeout=0")  # from here on waited for by ``_execute_in_turn``
         except BaseException:
             connection.close()
