@@ -23,7 +23,7 @@ _PREFIX = "OTEL_PYTHON_SLOWSPAN_"
 _COMMON_EXCLUDED_URLS = "OTEL_PYTHON_EXCLUDED_URLS"
 
 # The sources, by precedence.
-CODE = "code"
+CODE: str = "code"
 """The origin of settings that a programmer has given."""
 
 _CODE, _ENVIRONMENT, _COMMON_ENVIRONMENT, _FILE = range(4)

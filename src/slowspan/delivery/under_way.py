@@ -84,7 +84,7 @@ class UnderWay:
         self._grown: OrderedDict[Claim, int] = OrderedDict()
         secrets = secrets_of(settings)
         self.channels: dict[str, Channel] = {}
-        self.digests = Digests(self.channels, counters, wake=wake, clock=clock)
+        self.digests: Digests = Digests(self.channels, counters, wake=wake, clock=clock)
         self.channels |= {
             name: Channel(
                 name,
