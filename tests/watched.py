@@ -161,8 +161,16 @@ def _recordings_here() -> list[Recording]:
 
 def _is_young_here() -> bool:
     sampler, here = stack_sampler.shared, this_thread()
-    young = [runner for watcher in list(sampler._watchers) for _, runner in list(watcher.young.values())]
-    return not sampler.parked and here in young
+    watchers = list(sampler._watchers)
+    young = [runner for watcher in watchers for _, runner in list(watcher.young.values())]
+    # On its way from there to the sampler's late ones it is in neither.
+    between = [
+        recording.carrier
+        for watcher in watchers
+        for recording in list(getattr(watcher, "_recordings", {}).values())
+        if recording.trace is None and recording.lost is None and recording.selected is not False
+    ]
+    return not sampler.parked and (here in young or here in between)
 
 
 def _count(recording: Recording) -> int:
