@@ -13,6 +13,10 @@ Row = TypeVar("Row")
 
 RESAMPLES = 500
 
+QUIET = 0.25
+"""Share of the slices that count as undisturbed where they are not compared round by round. What a call computes is
+always the same: other processes and other virtual machines can only make it look dearer."""
+
 
 @dataclass(frozen=True)
 class Interval:

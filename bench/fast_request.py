@@ -28,10 +28,6 @@ REQUESTS = 20
 ROUNDS = 300
 """In a process."""
 
-QUIET = 0.25
-"""Share of the slices that count as undisturbed where they are not compared round by round. What a request computes is
-always the same: other processes and other virtual machines can only make it look dearer."""
-
 COPIES = ("control", "second control", "slowspan")
 
 Costs = dict[str, float]

@@ -16,16 +16,13 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 import slowspan
-from bench.estimates import Interval, bootstrap_interval, percentile
+from bench.estimates import QUIET, Interval, bootstrap_interval, percentile
 from bench.figures import Figure, Options
 from bench.processors import default_processor
 from bench.workers import Worker
 
 CALLS = 200
 """In a slice: a few milliseconds."""
-
-QUIET = 0.25
-"""Share of the slices that count as undisturbed, as for requests."""
 
 COPIES = ("control", "second control", "slowspan")
 

@@ -82,9 +82,9 @@ class Requests:
         async def all_at_once() -> float:
             tasks = [asyncio.create_task(self._request_in_task(number)) for number in range(self._count)]
             await asyncio.sleep(SETTLED)
-            cpu, clock = time.process_time(), time.perf_counter()
+            share_since = _stopwatch()
             await asyncio.sleep(seconds)
-            share = 100 * (time.process_time() - cpu) / (time.perf_counter() - clock)
+            share = share_since()
             self._is_over = True
             await asyncio.gather(*tasks)
             return share
@@ -93,9 +93,9 @@ class Requests:
 
     def _measure(self, seconds: float, sleep: Callable[[float], object]) -> float:
         sleep(SETTLED)
-        cpu, clock = time.process_time(), time.perf_counter()
+        share_since = _stopwatch()
         sleep(seconds)
-        share = 100 * (time.process_time() - cpu) / (time.perf_counter() - clock)
+        share = share_since()
         self._is_over = True
         return share
 
@@ -110,6 +110,12 @@ class Requests:
         with self._tracer.start_as_current_span("GET", kind=SpanKind.SERVER):
             while not self._is_over:
                 await asyncio.sleep(rng.uniform(0.02, 0.2))
+
+
+def _stopwatch() -> Callable[[], float]:
+    """Return a function that tells the process's CPU time since now, in percent of one core."""
+    cpu, clock = time.process_time(), time.perf_counter()
+    return lambda: 100 * (time.process_time() - cpu) / (time.perf_counter() - clock)
 
 
 def measure(options: Options) -> Iterator[Figure]:

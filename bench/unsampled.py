@@ -17,8 +17,8 @@ from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio, Sampler
 from opentelemetry.trace import SpanKind
 
 from bench.apps import empty_app, instrumented
-from bench.estimates import Interval, bootstrap_interval, percentile
-from bench.fast_request import QUIET, Copies, Costs
+from bench.estimates import QUIET, Interval, bootstrap_interval, percentile
+from bench.fast_request import Copies, Costs
 from bench.figures import Figure, Options
 from bench.processors import default_processor
 from bench.workers import Worker

@@ -213,10 +213,8 @@ class SpanWatcher:
     def _share_trace(self, key: object, young: Young, below: Callable[[int], None]) -> object:
         """Watch a span apart because something else is watched in its trace; return its key."""
         span = young[0]
-        if self._running.get(span.context[0]) is span.context:
-            return key  # It was late from the beginning, and the sampler has taken it just now.
         if not self._take(key, young) and id(span) in self._recordings:
-            return key  # The same, beside another late one.
+            return key  # It was late from the beginning, and the sampler has taken it just now.
         self.young[span] = young
         return self._stand_in_apart(span, below)
 

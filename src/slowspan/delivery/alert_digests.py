@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from slowspan.counters import Drop
+from slowspan.delivery.outbox import LONGEST_WAIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,9 +22,6 @@ FIRST_RETRY = 60.0
 """Seconds until a message that no channel could tell is tried again; doubles with each try."""
 
 LAST_RETRY = 3600.0
-
-LONGEST_WAIT = 86_400.0
-"""Seconds after which a message is given up: later it is no news."""
 
 _MOST_KEPT = 24
 

@@ -203,7 +203,7 @@ class Channel:
 
     def _failed(self, failure: Exception) -> DeliveryError:
         error = self._explain(failure)
-        if not error.retry and not getattr(failure, "of_message", False):
+        if not error.retry and not error.of_message:
             self._brake.pull(str(error))
         return error
 
@@ -234,7 +234,9 @@ class Channel:
     def _explain(self, failure: Exception) -> DeliveryError:
         if isinstance(failure, DeliveryError):
             text = hide(f"{self.name}: {failure}", self._secrets)
-            return DeliveryError(text, retry=failure.retry, retry_after=failure.retry_after)
+            return DeliveryError(
+                text, retry=failure.retry, retry_after=failure.retry_after, of_message=failure.of_message
+            )
         # Libraries like to quote a URL with everything in it.
         return DeliveryError(hide(f"{self.name}: {failure!r}", self._secrets))
 
