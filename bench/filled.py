@@ -6,6 +6,7 @@ import random
 import sys
 import threading
 import time
+from functools import partial
 from typing import Any
 
 from opentelemetry.sdk.trace import Span
@@ -47,9 +48,11 @@ def filled_trace(samples: int, depth: int, seconds: float, *, seed: int = 0, max
 
 def give_trace(span: Span, trace: Trace) -> None:
     """Give a filled trace to a running span; do what the sampler does when it is beyond its threshold."""
-    watcher = span.end.func.__self__  # type: ignore[attr-defined]
-    # The sampler is let go first: two that take the same span would lose it.
-    while any(young is span for young, _ in list(watcher.young.values())) or id(span) not in watcher._recordings:
+    # The sampler takes it first, and stands in for its end: two that take the same span would lose it.
+    while not isinstance(span.end, partial):
+        time.sleep(0.001)
+    watcher = span.end.func.__self__
+    while id(span) not in watcher._recordings or watcher._recordings[id(span)].trace is None:
         time.sleep(0.001)
     recording = watcher._recordings[id(span)]
     recording.trace = trace

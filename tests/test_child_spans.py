@@ -38,7 +38,7 @@ def site() -> Iterator[Watched]:
 @pytest.fixture
 def young_site() -> Iterator[Watched]:
     """Watch a provider on which no request becomes late by itself."""
-    with watched(start_after=60) as one:
+    with watched(threshold=600, start_after=60) as one:
         yield one
 
 

@@ -390,7 +390,7 @@ def test_errors_of_our_own(alone: WatchingProcessor, monkeypatch: pytest.MonkeyP
         raise LookupError
 
     watcher = next(iter(alone._function_watchers.values()))
-    monkeypatch.setattr(watcher, "start", broken)
+    monkeypatch.setattr(watcher, "take_over", broken)
     assert quick() is None
     assert slowspan.status().drops == {"internal_error": 1}
 

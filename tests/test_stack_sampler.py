@@ -55,6 +55,7 @@ class FakeWatcher:
         self.recordings: dict[int, Recording] = {}
         self.errors: list[Exception] = []
         self.lost: list[str] = []
+        self.is_wary: bool | None = None
         vars(self).update(limits)
 
     def on_late(self, key: FakeSpan, young: tuple[FakeSpan, ThreadCarrier]) -> Recording | None:
@@ -72,6 +73,10 @@ class FakeWatcher:
     def on_lost(self, recording: Recording, reason: str) -> None:
         """Note the reason."""
         self.lost.append(reason)
+
+    def on_holdups(self, is_wary: bool) -> None:
+        """Note it."""
+        self.is_wary = is_wary
 
     def on_rest(self) -> None:
         """Do nothing."""
@@ -584,3 +589,19 @@ def test_expensive_ticks_widen_the_interval(sampler: StackSampler) -> None:
     sampler.unwatch(watcher)
     watch(sampler, overhead_budget=0.0001, interval_ns=1 * MS)
     assert sampler.interval == pytest.approx(0.001)  # The next processor has no debts.
+
+
+def test_a_sampler_that_is_held_up_bewares(sampler: StackSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so when it came much too late for a span, and takes it back when that has not happened for a while."""
+    watcher = watch(sampler, start_after_ns=0)
+    span = FakeSpan()
+    begin(sampler, watcher, span)
+    eventually(lambda: sampler.late)
+    assert watcher.is_wary is False
+    late = FakeSpan()
+    late.start_time -= 1000 * MS
+    begin(sampler, watcher, late)
+    eventually(lambda: watcher.is_wary)
+    assert watch(sampler).is_wary
+    monkeypatch.setattr(sampler, "_wary_until_ns", 0)
+    eventually(lambda: watcher.is_wary is False)

@@ -19,6 +19,7 @@ from opentelemetry import context, trace
 from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind
 
+from slowspan import watcher
 from slowspan.recording import stack_sampler
 from slowspan.recording.synthetic import BEFORE_FIRST_SAMPLE, NOT_SAMPLED
 from support import eventually
@@ -39,13 +40,24 @@ from watched import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from opentelemetry.sdk.trace import Span
+    from opentelemetry.sdk.trace import ReadableSpan, Span
+
+    from slowspan.recording.recording import Young
+
+
+@pytest.fixture(params=["from the start", "once late"])
+def shop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    """Return a watched provider with the usual settings; say since when a request's end is stood in for."""
+    if request.param == "once late":
+        monkeypatch.setattr(watcher, "SURE_NS", 0)
+    with watched() as shop:
+        yield shop
 
 
 @pytest.fixture
-def shop() -> Iterator[Watched]:
-    """Return a watched provider with the usual settings."""
-    with watched() as shop:
+def young_shop() -> Iterator[Watched]:
+    """Return a watched provider on which no request becomes late, so that none is stood in for."""
+    with watched(threshold=60, start_after=60) as shop:
         yield shop
 
 
@@ -199,17 +211,89 @@ def test_kept_end_after_the_span_variable_is_gone(shop: Watched) -> None:
     assert len(shop.exported()) == len(shop.profiles()) == 1
 
 
-def test_ended_through_the_class(shop: Watched, caplog: pytest.LogCaptureFixture) -> None:
-    """A span that somebody ends past us, by the class's own method, is forgotten, without a word in the log."""
+def test_ended_through_the_class(shop: Watched) -> None:
+    """A slow span that somebody ends past us, by the class's own method, is reported, and the loss is counted."""
     span = shop.start()
     wait_until_linked(span)
     type(span).end(span)
-    eventually(lambda: stack_sampler.live_recordings() == 0)
-    assert len(shop.exported()) == 1
+    assert stack_sampler.live_recordings() == len(stack_sampler.shared.late)
+    (exported,) = shop.exported()
+    assert exported.attributes[ID] == shop.profile().id
+    assert "slowspan.samples" not in exported.attributes
+    assert shop.processor.status().drops == {"not_linked": 1}
     early = shop.start()
     type(early).end(early)
     eventually(lambda: stack_sampler.live_recordings() == 0)
-    assert caplog.records == []
+    assert len(shop.profiles()) == 1
+
+
+def test_a_fast_request_is_not_touched(young_shop: Watched) -> None:
+    """Nobody stands in for the end of a span before it is late."""
+    span = young_shop.start()
+    assert "end" not in vars(span)
+    span.end()
+    assert young_shop.processor._watcher.young == {}
+    assert young_shop.processor.status().seen == 1
+
+
+def test_slow_before_the_sampler_came(young_shop: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    """A request that is slow by its times, but was never looked at, is reported; on its span it cannot be written."""
+    span = young_shop.start(start_time=time.time_ns() - 1_000_000)
+    span.end(end_time=span.start_time + 61_000_000_000)
+    assert young_shop.profile().duration_ns == 61_000_000_000
+    assert ID not in young_shop.attributes()
+    assert young_shop.processor.status().drops == {"not_linked": 1}
+    assert {record.name for record in caplog.records} <= {"slowspan"}
+
+
+def test_requests_after_one_that_went_past_the_sampler(young_shop: Watched) -> None:
+    """Where the sampler came too late once, the ends of the next requests are stood in for from their starts."""
+    span = young_shop.start()
+    span.end(end_time=span.start_time + 61_000_000_000)
+    span = young_shop.start()
+    assert "end" in vars(span)
+    span.end(end_time=span.start_time + 61_000_000_000)
+    first, second = young_shop.exported()
+    assert ID not in first.attributes
+    assert second.attributes[ID] in [profile.id for profile in young_shop.profiles()]
+
+
+def test_a_request_that_holds_the_interpreter_lock_to_its_end() -> None:
+    """Its profile is on its span: from the second request on, if the sampler was held up by the first one."""
+    with watched(threshold=0.4) as shop:
+        for _ in range(3):
+            span = shop.start()
+            sum(range(60_000_000))  # One call in C that gives the lock to nobody.
+            while time.time_ns() < span.start_time + 500_000_000:
+                sum(range(1_000_000))
+            span.end()
+        assert all("slowspan.samples" in span.attributes for span in shop.exported()[1:])
+        assert len(shop.profiles()) == 3
+
+
+def test_an_end_that_is_under_way_when_the_request_becomes_late(young_shop: Watched) -> None:
+    """The sampler leaves the request to the end that has begun, whether that has come to the processors or not."""
+    watching = young_shop.processor._watcher
+    for before_on_end in (True, False):
+        span = young_shop.start()
+        ((key, young),) = watching.young.items()
+        end, on_end = span.end, young_shop.processor.on_end
+
+        def meanwhile(ended: ReadableSpan, young: Young = young, key: object = key, on_end: Any = on_end) -> None:
+            assert watching._move_on(key, young) is None
+            on_end(ended)
+
+        if before_on_end:
+            young_shop.processor.on_end = meanwhile
+            end()
+            del young_shop.processor.on_end
+        else:
+            end()
+            assert watching._move_on(key, young) is None
+        assert "end" not in vars(span)
+        assert watching._recordings == watching.young == watching.children.running == {}
+    assert young_shop.profiles() == []
+    assert young_shop.processor.status().drops == {}
 
 
 def test_ended_on_another_thread(shop: Watched) -> None:

@@ -117,6 +117,7 @@ def watched(provider: TracerProvider | None = None, **options: Any) -> Iterator[
     """
     provider = provider or TracerProvider(shutdown_on_exit=False)
     exporter = InMemorySpanExporter()
+    stack_sampler.shared._set_wary(False)  # Of what held it up in a test before.
     processor = WatchingProcessor(**options)
     provider.add_span_processor(processor)
     provider.add_span_processor(SimpleSpanProcessor(exporter))

@@ -67,8 +67,6 @@ class Judge:
         """Decide on a span that is over the smallest threshold; if it is slow, hand it on."""
         # Taken first: it is the account of the request, not of what follows here.
         cpu_ns = time.thread_time_ns() if _is_at_home(recording) else None
-        if span.end_time is not None:
-            return
         trace = recording.trace
         if trace is not None:
             with trace.lock:
@@ -85,7 +83,10 @@ class Judge:
         if recording.lost is Lost.TOO_MANY:
             self._counters.drop(Drop.TOO_MANY_RECORDINGS)
         finished = self.freeze(recording, span, duration_ns, session)
-        span.set_attributes(profile_attributes(recording, finished))
+        if span.end_time is None:
+            span.set_attributes(profile_attributes(recording, finished))
+        else:
+            self._counters.drop(Drop.NOT_LINKED)
         self._delivery.submit(finished)
 
     def _is_slow(self, recording: Recording, span: Span, duration_ns: int) -> bool:
@@ -106,7 +107,8 @@ class Judge:
         """Take back what was said of a running request that is not to be reported, as only its end has told."""
         if recording.threshold_ns is None:
             return
-        span.set_attribute(semconv.PROFILE_DROPPED, NOT_SELECTED)
+        if span.end_time is None:
+            span.set_attribute(semconv.PROFILE_DROPPED, NOT_SELECTED)
         if recording.told and recording.trace is not None:
             with recording.trace.lock:
                 partial = self.freeze(recording, span, duration_ns)
@@ -122,7 +124,8 @@ class Judge:
             if not recording.kept:
                 self._counters.drop(Drop.REPORT_LIMIT, detail=endpoint)
         recording.threshold_ns = threshold_ns
-        span.set_attributes(link_attributes(self._settings, recording))
+        if span.end_time is None:
+            span.set_attributes(link_attributes(self._settings, recording))
 
     def freeze(
         self,

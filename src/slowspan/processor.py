@@ -15,7 +15,8 @@ from slowspan.config_sources import load_settings
 from slowspan.control import Status, register, unregister
 from slowspan.counters import Counters
 from slowspan.delivery.pipeline import Delivery
-from slowspan.recording import stack_sampler
+from slowspan.recording import carriers, stack_sampler
+from slowspan.recording.carriers import calling_thread, runner_here
 from slowspan.redaction import secret_names
 from slowspan.semconv import read_http
 from slowspan.watcher import SpanWatcher
@@ -101,32 +102,55 @@ class SlowSpanProcessor(SpanProcessor):
             self._watcher.enabled = False
         self._kinds = self._watcher.kinds
         self._function_watchers: dict[float | None, SpanWatcher] = {}
-        self._young, self._running = self._watcher.children.young, self._watcher.children.running
-        self._keep = self._watcher.children.add
+        children = self._watcher.children
+        self._young, self._running, self._traces = children.young, children.running, children.traces
+        self._quick_ns = self._watcher.quick_ns
         self.closed: bool = False
         self._sampler.watch(self._watcher)
         register(self)
         metrics.register()
         atexit.register(_shutdown_at_exit, weakref.ref(self))
 
-    # -- OpenTelemetry's callbacks.
+    # -- OpenTelemetry's callbacks. All that a fast request pays is written out here, and each line is counted: in a
+    #    process that does other things between two requests a call costs as much as what is called.
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002
         """Begin to watch a span. Runs on the request's thread."""
         # Compared by identity: hashing an enum member costs more than all the rest for spans of other kinds.
         if span.kind in self._kinds and self._watcher.enabled:
             try:
-                self._watcher.start(span)
+                thread = calling_thread.carrier
+                inside = carriers.shares_thread()
+                runner = runner_here(thread, inside) if inside is not None and thread is not None else thread
+                if runner is None or self._watcher.keeps_apart:
+                    self._watcher.start_apart(span, thread, runner)
+                    return
+                key = span.context[0]
+                young = span, runner
+                if self._young.setdefault(key, young) is not young or key in self._running:
+                    self._watcher.share_trace(key, young)
+                    return
+                next(self._watcher.started)
+                if self._sampler.parked:
+                    self._watcher.wake_sampler(key, young)
             except Exception as error:  # noqa: BLE001 - anything raised here would become the request's
                 self._watcher.on_error(error)
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Keep a span that is inside a watched one, in case that is slow. Runs on the thread that ends it."""
+        """Forget a fast request, or keep a span inside a watched one. Runs on the thread that ends it."""
         try:
-            parent = span.parent
-            # Asked here rather than there: most spans are in no watched one, and a call costs as much as the answer.
-            if parent is not None and (parent[0] in self._young or parent[0] in self._running):
-                self._keep(span)
+            context: Any = span.context
+            key = context[0]
+            young = self._young.get(key)
+            if young is None or young[0].context is not context:
+                # Most spans are in no watched one.
+                if young is not None or key in self._running:
+                    self._watcher.on_end_inside(span)
+                return
+            found = self._young.pop(key, None)
+            is_fast = found is young and (span.end_time or 0) - (span.start_time or 0) < self._quick_ns
+            if not is_fast or key in self._traces:
+                self._watcher.on_end(young, found, span)
         except Exception as error:  # noqa: BLE001 - anything raised here would become the request's
             self._watcher.on_error(error)
 

@@ -31,8 +31,9 @@ from slowspan.recording.recording import Lost, Recording
 _logger = logging.getLogger("slowspan")
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.trace import SpanKind
 
     from slowspan.config import Settings
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
     from slowspan.recording.recording import Young
     from slowspan.recording.stack_sampler import StackSampler
 
-_SDK_END = Span.end
+SURE_NS = 200_000_000
+"""Time between late and slow within which the sampler is sure to look at a request, unless it is held up."""
 
 
 class SpanWatcher:
@@ -57,6 +59,9 @@ class SpanWatcher:
         young: Running spans that are not late, oldest first, with what runs them: by trace id where nothing else is
             watched in the trace, else by themselves.
         children: What has ended inside the watched spans.
+        keeps_apart: Whether spans are watched by themselves, from the start with a stand-in for their ends.
+        quick_ns: Duration below which a span is forgotten without a second thought.
+        started: Is advanced for each span.
     """
 
     def __init__(
@@ -76,8 +81,7 @@ class SpanWatcher:
         self.max_recordings: int = settings.max_recordings
         self.hung_after_ns: int = int(settings.hung_after * 1e9)
         self.children: ChildSpans = ChildSpans() if children is None else children
-        # Asked here rather than there, for each request: a call costs as much as the answer.
-        self._running, self._traces = self.children.running, self.children.traces
+        self._running = self.children.running
         # One dictionary tells the sampler of a young span and its children's ends of its trace: a second one would
         # cost a request 1 µs. It serves the requests; functions' spans, which share the children, are kept apart.
         self.young: dict[object, Young] = self.children.young if children is None else {}
@@ -89,10 +93,10 @@ class SpanWatcher:
         self._delivery = delivery
         self._inline = _make_inline_engine(settings)
         # Below it a span is ended without a second thought. The inline engine has a profiler to stop in any case.
-        self._quick_ns = settings.min_threshold_ns if self._inline is None else -(2**63)
-        self._keeps_apart = self._inline is not None or children is not None
-        # Made once: to bind it for each request would cost some 40 ns more.
-        self._bound_end = self.end
+        self.quick_ns: int = settings.min_threshold_ns if self._inline is None else -(2**63)
+        is_short = settings.min_threshold_ns - settings.start_after_ns < SURE_NS
+        self._always_apart = self._inline is not None or children is not None or is_short
+        self.keeps_apart: bool = self._always_apart
         self._reset()
         call_after_fork(self._reset)
 
@@ -101,7 +105,7 @@ class SpanWatcher:
         self.young.clear()
         # By the span's identity, and gone with the span: a dictionary of weak keys takes twice as long to ask.
         self._recordings: dict[int, Recording] = {}
-        self._started = itertools.count()
+        self.started: Iterator[int] = itertools.count()
         self._started_reads = 0
         self._started_lock = native.allocate_lock()
 
@@ -109,43 +113,11 @@ class SpanWatcher:
         """Return the number of spans watched so far."""
         # next() on a count is atomic where += on an attribute is not, and costs the request nothing more.
         with self._started_lock:
-            value = next(self._started) - self._started_reads
+            value = next(self.started) - self._started_reads
             self._started_reads += 1
         return value
 
     # -- On the request's thread.
-
-    def start(self, span: Span, generator: object = None) -> None:
-        """Begin to watch a span. Runs in the span's start, on the path of every request: each line here is counted.
-
-        Args:
-            span: The span that has just started.
-            generator: The generator whose life it is, if it is one's.
-        """
-        below: Any = span.end
-        try:
-            is_plain = below.__func__ is _SDK_END
-        except AttributeError:
-            if _is_stand_in(below):
-                if below.func.__self__ is not self:  # Else this one was added twice.
-                    self._counters.drop(Drop.WATCHED_ALREADY)
-                return
-            is_plain = False
-        next(self._started)
-        thread = calling_thread.carrier
-        inside = carriers.shares_thread()
-        runner = runner_here(thread, inside) if inside is not None and thread is not None else thread
-        if runner is None or generator is not None or self._keeps_apart or not is_plain:
-            self._start_apart(span, below, thread, runner, generator)
-            return
-        key: object = span.context[0]
-        # Keeps the span alive, as the bound method does in whose place it stands, and costs no call of its own.
-        span.end = partial(self._bound_end, below, span, key)  # type: ignore[method-assign]
-        young = span, runner
-        if self.young.setdefault(key, young) is not young or key in self._running:
-            key = self._share_trace(key, young, below)
-        if self._sampler.parked:
-            self._wake_sampler(key, young)
 
     def take_over(self, span: Span, generator: object = None) -> None:
         """Begin to watch a function's span, on terms of its own, whoever watches it already.
@@ -157,14 +129,20 @@ class SpanWatcher:
         end: object = span.end  # Not from its __dict__, which the first look makes.
         if isinstance(end, partial) and _is_stand_in(end):
             end.func.__self__.release(span)  # type: ignore[attr-defined]
-        self.start(span, generator)
+        else:
+            key = span.context[0]
+            young = self.children.young.get(key)
+            if young is not None and young[0] is span:
+                self.children.young.pop(key, None)
+        thread = calling_thread.carrier
+        inside = carriers.shares_thread()
+        runner = runner_here(thread, inside) if inside is not None and thread is not None else thread
+        self.start_apart(span, thread, runner, generator)
 
     def release(self, span: Span) -> None:
-        """Let another one watch a span that this one has begun to watch a moment ago."""
-        below, _, key = span.__dict__.pop("end").args
-        young = self.young.get(key)
-        if young is not None and young[0] is span:
-            self._take(key, young)
+        """Let another one watch a span that this one has begun to watch a moment ago, with a stand-in for its end."""
+        below, _ = span.__dict__.pop("end").args
+        self.young.pop(span, None)
         self.children.close(span.context)
         recording = self._recordings.pop(id(span), None)
         if recording is not None:
@@ -173,15 +151,17 @@ class SpanWatcher:
                 self._inline.stop(recording.inline)
         span.end = below  # type: ignore[method-assign]
 
-    def _start_apart(
-        self,
-        span: Span,
-        below: Callable[[int], None],
-        thread: ThreadCarrier | None,
-        runner: ThreadCarrier | Runner | None,
-        generator: object,
+    def start_apart(
+        self, span: Span, thread: ThreadCarrier | None, runner: ThreadCarrier | Runner | None, generator: object = None
     ) -> None:
-        """Watch a span that is not a request's on a thread as usual: one that takes more to find, show or end."""
+        """Watch a span by itself, from the start with a stand-in for its end: one that takes more to find or to show.
+
+        Args:
+            span: The span that has just started.
+            thread: The calling thread; None where a pool calls for another one.
+            runner: What runs the span; None where that cannot be followed.
+            generator: The generator whose life it is, if it is one's.
+        """
         if native.eventlet_has_replaced_threads():
             # Neither a sampler's thread nor a delivery thread can run.
             self.enabled = False
@@ -189,34 +169,62 @@ class SpanWatcher:
             return
         if thread is None:
             runner = carrier_that_starts(span)
-        self._stand_in_apart(span, below)
+        if not self._stand_in(span):
+            return
+        self._open_apart(span)
+        next(self.started)
         if runner is None or not runner[1]:
             # Recorded although it may be fast: nobody else would know of it.
             self._record(span, ThreadCarrier(0, 0)).lost = Lost.EVENT_LOOP if runner is None else Lost.NO_THREAD
             return
         young = self.young[span] = span, runner if generator is None else (runner, generator)
         if self._sampler.parked:
-            self._wake_sampler(span, young)
+            self.wake_sampler(span, young)
         # A profiler on a thread that others use as well, such as a generator's consumer, would show them too.
         if self._inline is not None and thread is not None and runner is thread and generator is None:
             self._record(span, thread).inline = self._inline.start()
 
-    def _stand_in_apart(self, span: Span, below: Callable[[int], None]) -> Span:
-        """Stand in for the end of a span by which its trace is not to be known, and return its key in ``young``."""
-        span.end = partial(self._bound_end, below, span, span)  # type: ignore[method-assign]
+    def _stand_in(self, span: Span) -> bool:
+        """Stand in for a span's end; return False when one of us does already."""
+        below: Any = span.end
+        if isinstance(below, partial) and _is_stand_in(below):
+            if below.func.__self__ is not self:  # type: ignore[attr-defined]
+                self._counters.drop(Drop.WATCHED_ALREADY)
+            return False
+        # Keeps the span alive, as the bound method does in whose place it stands.
+        span.end = partial(self.end, below, span)  # type: ignore[method-assign]
+        return True
+
+    def _open_apart(self, span: Span) -> None:
+        """Keep what ends inside a span by which its trace is not to be known."""
         context = span.context
         # As of ChildSpans.open, for a trace in which nothing else is watched.
         if self._running.setdefault(context[0], context) is not context or context[0] in self.children.young:
             self.children.open(context)
-        return span
 
-    def _share_trace(self, key: object, young: Young, below: Callable[[int], None]) -> object:
-        """Watch a span apart because something else is watched in its trace; return its key."""
+    def share_trace(self, key: int, young: Young) -> None:
+        """Watch a span by itself because something else is watched in its trace.
+
+        Args:
+            key: The trace's id.
+            young: What is in ``young`` by that, or was a moment ago, or what had no place there.
+        """
         span = young[0]
-        if not self._take(key, young) and id(span) in self._recordings:
-            return key  # It was late from the beginning, and the sampler has taken it just now.
-        self.young[span] = young
-        return self._stand_in_apart(span, below)
+        other = self.young.get(key)
+        if other is not None and other is not young and other[0] is span:
+            return  # This watcher was added twice.
+        next(self.started)
+        if self._take(key, young) or id(span) not in self._recordings:
+            self._set_apart(young)
+            if self._sampler.parked:
+                self.wake_sampler(span, young)
+        # Else it was late from the beginning, and the sampler has taken it just now.
+
+    def _set_apart(self, young: Young) -> None:
+        """Watch a span by itself that another one keeps from being known by its trace."""
+        if self._stand_in(young[0]):
+            self.young[young[0]] = young
+            self._open_apart(young[0])
 
     def _take(self, key: object, young: Young) -> bool:
         """Take a span from ``young``; return whether it was there."""
@@ -224,14 +232,9 @@ class SpanWatcher:
             return False
         found = self.young.pop(key, None)
         if found is not None and found is not young:
-            self._put_back(found)
+            # Between the two another thread has taken it, and the next request of the trace has begun.
+            self._set_apart(found)
         return found is young
-
-    def _put_back(self, young: Young) -> None:
-        """Put back what another span's end has taken, which had gone by the same key before."""
-        # By a key of its own, under which its end looks as well: by the old one there may be a third one meanwhile.
-        self.young[young[0]] = young
-        self.children.open(young[0].context)
 
     def _record(self, span: Span, runner: ThreadCarrier | Runner) -> Recording:
         key = id(span)
@@ -247,7 +250,8 @@ class SpanWatcher:
             recording = recordings[key] = Recording(self, span, carrier_of(runner), forget)
         return recording
 
-    def _wake_sampler(self, key: object, young: Young) -> None:
+    def wake_sampler(self, key: object, young: Young) -> None:
+        """Have the sampler look at a span, which is ``young`` by this key."""
         try:
             self._sampler.wake()
         except RuntimeError:
@@ -257,67 +261,98 @@ class SpanWatcher:
                 recording.lost = Lost.SAMPLER_OFF
 
     def _move_on(self, key: object, young: Young) -> Recording | None:
-        """Take a span from ``young`` and return its recording; None when it has ended."""
+        """Take a span from ``young``, stand in for its end, and return its recording; None when it has ended."""
         span = young[0]
         # First there, then away from here: the thread that ends the span finds it in one of the two.
         recording = self._record(*young)
         if key is not span:
             self.children.open(span.context)
-        if self._take(key, young) and span.end_time is None:
-            return recording
-        # It has ended, perhaps past us, by its class's own method; or it is just ending, which forgets the recording
-        # that it has found. One that it has not found is forgotten when the span is gone.
-        if span.end_time is not None or self._recordings.get(id(span)) is not recording:
-            self._recordings.pop(id(span), None)
-            self.children.close(span.context)
+        if self._take(key, young):
+            is_ours = key is span or self._stand_in(span)
+            if span.end_time is None and is_ours:
+                return recording
+            if span.end_time is not None and key is not span:
+                return None  # Its end has begun before we stood in for it, and finds the recording in on_end.
+        self._recordings.pop(id(span), None)
+        self.children.close(span.context)
         return None
 
-    def end(self, below: Callable[[int], None], span: Span, key: object, end_time: int | None = None) -> None:
+    def end(self, below: Callable[[int], None], span: Span, end_time: int | None = None) -> None:
         """End a span, and finish its recording if it was slow. Stands in for ``span.end``.
 
         Args:
             below: What ``span.end`` was before.
             span: The span.
-            key: By which it is ``young``.
             end_time: Unix time in nanoseconds, as of ``Span.end``.
         """
         # Taken first: our own work must not lengthen the span.
         end_ns = time.time_ns() if end_time is None else end_time
-        is_fast, is_ours = False, True
+        is_ours = True
         try:
-            young = self.young.pop(key, None)
-            is_fast = young is not None and young[0] is span and end_ns - (span.start_time or 0) < self._quick_ns
-            if not is_fast:
+            young = self.young.pop(span, None)
+            if young is None or end_ns - (span.start_time or 0) >= self.quick_ns:
                 is_ours = self._finish(span, young, end_ns)
         except Exception as error:  # noqa: BLE001 - anything raised here would become the request's
             self.on_error(error)
         finally:
             if is_ours:
-                if key in self._traces or key is span or not is_fast:
-                    self._close(span)
-                try:
-                    del span.end
-                except AttributeError:
-                    """Somebody else's stand-in, above ours, has taken itself away and ours with it."""
+                self._close(span)
+                _stand_aside(span, below)
                 below(end_ns)
+
+    def on_end(self, young: Young, found: Young | None, ended: ReadableSpan) -> None:
+        """Finish a span that has ended young, for the end of which nobody stood in, unless it was fast and alone.
+
+        Args:
+            young: The span.
+            found: What was taken from ``young`` by its trace's id.
+            ended: The span as it is exported.
+        """
+        if found is young and (ended.end_time or 0) - (ended.start_time or 0) < self.quick_ns:
+            self._close(young[0])
+            return
+        if found is not None and found is not young:
+            self._set_apart(found)
+        self._finish_ended(young[0], found if found is young else None, ended)
+
+    def on_end_inside(self, ended: ReadableSpan) -> None:
+        """Keep a span that has ended in a trace in which one is watched. Runs in the span's end.
+
+        Args:
+            ended: The span as it is exported.
+        """
+        context = ended.context
+        if context is not None and self.children.is_open(context):
+            # A watched one, but its end was called past us: its class's, or one fetched before it became late.
+            spans = [recording.span() for recording in list(self._recordings.values())]
+            spans += [young[0] for young in list(self.young.values())]
+            for span in spans:
+                if span is not None and span.context is context:
+                    self._finish_ended(span, self.young.pop(span, None), ended)
+        self.children.add(ended)
+
+    def _finish_ended(self, span: Span, young: Young | None, ended: ReadableSpan) -> None:
+        """Finish the recording of a span on which nothing can be written any more."""
+        try:
+            if self._finish(span, young, ended.end_time or 0):
+                self._sampler.beware()
+        finally:
+            self._close(span)
+            end: Any = span.end
+            if _is_stand_in(end):
+                _stand_aside(span, end.args[0])
 
     def _finish(self, span: Span, young: Young | None, end_ns: int) -> bool:
         """Finish the recording of a span that may be slow.
 
         Args:
             span: The span.
-            young: What was found under the span's key.
+            young: What was taken from ``young``.
             end_ns: When it ends.
 
         Returns:
             False when another thread is ending the span at this moment.
         """
-        if young is not None and young[0] is not span:
-            # This one had left ``young`` long ago, or has ended before: its stand-in was kept, and called once more.
-            self._put_back(young)
-            young = None
-        if young is None:
-            young = self.young.pop(span, None)  # Put back by another one's end.
         recording = self._recordings.get(id(span))
         if recording is None:
             if young is None:
@@ -387,6 +422,10 @@ class SpanWatcher:
             self._inline.stop(recording.inline)
         self._counters.drop(Drop.SPAN_ABANDONED, detail=reason)
 
+    def on_holdups(self, is_wary: bool) -> None:
+        """Stand in for the ends of spans from their start while the sampler may come too late to do it."""
+        self.keeps_apart = self._always_apart or is_wary
+
     def on_rest(self) -> None:
         """Let losses be told that no delivery thread has heard of."""
         self._counters.log_losses()
@@ -400,6 +439,17 @@ class SpanWatcher:
 def _say_off() -> None:
     # On a request's thread, once in a process: nobody else could.
     _logger.warning("slowspan is off: %s", stack_sampler.unavailable())
+
+
+def _stand_aside(span: Span, below: Callable[[int], None]) -> None:
+    if getattr(below, "__func__", None) is not Span.end:
+        # Somebody else's stand-in, which may be going to take itself away as well.
+        span.end = below  # type: ignore[method-assign,assignment]
+        return
+    try:
+        del span.end
+    except AttributeError:
+        """One above ours has taken itself away and ours with it."""
 
 
 def _is_stand_in(end: object) -> bool:

@@ -101,6 +101,13 @@ class ChildSpans:
                 self._own(trace, first)
             self.running.setdefault(trace_id, context)
 
+    def is_open(self, context: SpanContext) -> bool:
+        """Tell whether a context is that of a watched span, young ones aside, which has not been closed."""
+        trace = self.traces.get(context[0])
+        return self.running.get(context[0]) is context or (
+            trace is not None and trace.owners.get(context.span_id) is context
+        )
+
     def _first(self, trace_id: int) -> SpanContext | None:
         # In this order: what leaves ``young`` to become late is among the running before.
         young = self.young.get(trace_id)

@@ -76,6 +76,10 @@ class Watcher(Protocol):
         """Learn that a recording has been given up: its span will never end."""
         ...
 
+    def on_holdups(self, is_wary: bool) -> None:
+        """Learn that the sampler has been kept from running for long, and may be again; or has not been for a while."""
+        ...
+
     def on_rest(self) -> None:
         """Learn that the sampler has time; called every few seconds."""
         ...

@@ -33,6 +33,12 @@ MAX_AGE_NS = 3_600_000_000_000
 MIN_SLEEP_NS = 1_000_000
 """Shortest sleep between two looks, where thresholds of a few milliseconds ask for shorter ones."""
 
+HELD_UP_NS = 100_000_000
+"""Time for which the sampler is kept from running before it bewares of that."""
+
+WARY_NS = 60_000_000_000
+"""How long it does."""
+
 REST_NS = 5_000_000_000
 """Time between two occasions on which owners may do what has time, such as telling of losses."""
 
@@ -64,7 +70,8 @@ class StackSampler:
     """
 
     def __init__(self) -> None:
-        self._watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
+        # In the order in which they came: of two that watch one span the first one takes it.
+        self._watchers: weakref.WeakKeyDictionary[Watcher, None] = weakref.WeakKeyDictionary()
         self._interval_ns = 10_000_000
         self._start_after_ns = 50_000_000
         self._switching = FineSwitching()
@@ -85,19 +92,22 @@ class StackSampler:
         self._cpu_ns = 0
         self._awake_ns = 0
         self._linger_until_ns = 0
+        self._wary_until_ns = 0
+        self._is_wary = False
 
     # -- Called by processors and request threads.
 
     def watch(self, watcher: Watcher) -> None:
         """Take a processor's limits into account; the strictest of all processors hold."""
-        self._watchers.add(watcher)
+        self._watchers[watcher] = None
+        watcher.on_holdups(self._is_wary)
         self._apply_limits()
         if not self.parked:
             self._ring()  # It may sleep for longer than these limits let it.
 
     def unwatch(self, watcher: Watcher) -> None:
         """Forget a processor and its recordings, and end the thread when it was the last one."""
-        self._watchers.discard(watcher)
+        self._watchers.pop(watcher, None)
         self.forget(watcher)
         if self._watchers:
             self._apply_limits()
@@ -125,6 +135,17 @@ class StackSampler:
             self._start()
         else:
             self._ring()
+
+    def beware(self) -> None:
+        """Have requests watched from their start for a while, as this thread cannot rely on being let run in time."""
+        self._wary_until_ns = time.perf_counter_ns() + WARY_NS
+        if not self._is_wary:
+            self._set_wary(True)
+
+    def _set_wary(self, is_wary: bool) -> None:
+        self._is_wary = is_wary
+        for watcher in list(self._watchers):
+            watcher.on_holdups(is_wary)
 
     def stop(self, timeout: float = 1.0) -> None:
         """End the thread and restore what it changed; it starts again with the next span.
@@ -158,6 +179,7 @@ class StackSampler:
         # The requests go on in the parent.
         for watcher in list(self._watchers):
             watcher.young.clear()
+            watcher.on_holdups(False)
         for recording in self.late:
             recording.selected = False
             if recording.trace is not None:
@@ -195,6 +217,7 @@ class StackSampler:
         cpu, clock = time.thread_time_ns(), time.perf_counter_ns()
         self._linger_until_ns = clock + LINGER_NS
         rest_at_ns = clock + REST_NS
+        slept_ns: float = 0
         while self._term is term:
             try:
                 delay_ns = self._tick()
@@ -212,6 +235,11 @@ class StackSampler:
             self._cpu_ns += cpu - cpu_before
             self._awake_ns += clock - clock_before
             self._budget.spend(cpu - cpu_before, clock)
+            if clock - clock_before - (cpu - cpu_before) - slept_ns > HELD_UP_NS:
+                self.beware()
+            elif self._is_wary and clock > self._wary_until_ns:
+                self._set_wary(False)
+            slept_ns = 0
             if delay_ns is None:
                 self._park()
                 clock = time.perf_counter_ns()
@@ -219,8 +247,8 @@ class StackSampler:
                 # at each of these looks would have the next request wake it again.
                 self._linger_until_ns = clock + LINGER_NS
             else:
-                delay_ns = max(delay_ns, self._budget.stretch(MIN_SLEEP_NS))
-                self._sleep(delay_ns)
+                slept_ns = max(delay_ns, self._budget.stretch(MIN_SLEEP_NS))
+                self._sleep(slept_ns)
         self._switching.restore()
         for recording in list(self.late):
             self._forget(recording)
@@ -252,7 +280,7 @@ class StackSampler:
         young = self._young_count()
         if self.late:
             self._switching.update(young + len(self.late))
-            give_up_reused_threads(self.late, [watcher.young for watcher in self._watchers])
+            give_up_reused_threads(self.late, [watcher.young for watcher in list(self._watchers)])
             stride = self._prune_late(now)
             self._tick_number = (self._tick_number // stride + 1) * stride
             sample(
@@ -283,6 +311,8 @@ class StackSampler:
                     continue
                 due = (young[0].start_time or 0) + watcher.start_after_ns - now
                 if due <= 0:
+                    if due < -HELD_UP_NS:
+                        self.beware()
                     self._begin(watcher, key, young)
                 else:
                     next_due = min(next_due, due)
