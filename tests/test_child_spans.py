@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import Span, TracerProvider
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
 from profiles import MS, SECOND, STEM, TOTAL, make_profile, make_spans, make_tables
+from slowspan import watcher
 from slowspan.recording import child_spans
 from slowspan.recording.carriers import this_thread
 from slowspan.recording.profile import ChildSpan, Profile, ProfileFormatError, Sample, read_profile
@@ -29,8 +30,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+@pytest.fixture(params=["by itself", "by its trace"])
+def site(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    """Watch a provider; say by what a request is known while it is young."""
+    if request.param == "by its trace":
+        monkeypatch.setattr(watcher, "SURE_NS", 0)
+    with watched() as one:
+        yield one
+
+
 @pytest.fixture
-def site() -> Iterator[Watched]:
+def apart_site() -> Iterator[Watched]:
+    """Watch a provider on which each request is known by itself."""
     with watched() as one:
         yield one
 
@@ -56,7 +67,7 @@ def child(site: Watched, parent: Span, name: str = "SELECT", **options: object) 
 def kept(site: Watched) -> int:
     """Return the number of traces of which ended spans would be kept."""
     children = site.processor._watcher.children
-    return len({span.context.trace_id for span, _ in children.young.values()} | children.running.keys())
+    return len({span.context.trace_id for span, *_ in children.young.values()} | children.running.keys())
 
 
 def names(profile: Profile) -> dict[str, str]:
@@ -201,8 +212,9 @@ def test_the_number_of_spans_is_bounded(site: Watched, monkeypatch: pytest.Monke
     assert profile.spans_left_out == 4
 
 
-def test_the_spans_of_all_requests_are_bounded(site: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_spans_of_all_requests_are_bounded(apart_site: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where requests with many spans pile up, memory does not; what they held is free again at their end."""
+    site = apart_site
     monkeypatch.setattr(child_spans, "MAX_SPANS_IN_ALL", 4)
     one, other = site.start("one"), site.start("other")
     for _ in range(4):
@@ -310,7 +322,7 @@ def test_a_nested_request_does_not_delay_the_outer_one() -> None:
     with watched(start_after=60, threshold=60) as site:
         outer, other = site.start("outer"), site.start("other")
         nested = site.start("nested", context=inside(outer))
-        young = [span.name for span, _ in site.processor._watcher.young.values()]
+        young = [span.name for span, *_ in site.processor._watcher.young.values()]
         assert young == ["outer", "other", "nested"]
         for span in (nested, other, outer):
             span.end()
@@ -331,8 +343,11 @@ def test_the_end_of_an_excluded_request_leaves_those_of_its_trace_alone() -> Non
         assert kept(site) == 0
 
 
-def test_an_error_at_the_end_does_not_reach_the_application(site: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_at_the_end_does_not_reach_the_application(
+    apart_site: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The span ends, whatever happens here."""
+    site = apart_site
     monkeypatch.setattr(site.processor._watcher.children, "close", lambda _context: 1 / 0)
     request = site.start()
     child(site, request).end()

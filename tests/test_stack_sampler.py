@@ -45,22 +45,23 @@ class FakeWatcher:
 
     def __init__(self, **limits: Any) -> None:
         self.start_after_ns = 10 * MS
+        self.margin_ns = 200 * MS
         self.interval_ns = 2 * MS
         self.overhead_budget = 1.0
         self.fine_switching = False
         self.max_samples = 1000
         self.max_recordings = 100
         self.hung_after_ns = 3600 * 1000 * MS
-        self.young: dict[FakeSpan, tuple[FakeSpan, ThreadCarrier]] = {}
+        self.young: dict[FakeSpan, tuple[FakeSpan, ThreadCarrier, list[object]]] = {}
         self.recordings: dict[int, Recording] = {}
         self.errors: list[Exception] = []
         self.lost: list[str] = []
         self.is_wary: bool | None = None
         vars(self).update(limits)
 
-    def on_late(self, key: FakeSpan, young: tuple[FakeSpan, ThreadCarrier]) -> Recording | None:
+    def on_late(self, key: FakeSpan, young: tuple[FakeSpan, ThreadCarrier, list[object]]) -> Recording | None:
         """Take it."""
-        span, _ = self.young.pop(key)
+        span, *_ = self.young.pop(key)
         assert span is young[0]
         return self.recordings.pop(id(span))
 
@@ -107,7 +108,7 @@ def watch(sampler: StackSampler, **limits: Any) -> FakeWatcher:
 def begin(sampler: StackSampler, watcher: FakeWatcher, span: FakeSpan) -> Recording:
     """Begin a recording of the calling thread, as a span's start does."""
     recording = watcher.recordings[id(span)] = Recording(watcher, span, this_thread())
-    watcher.young[span] = span, recording.carrier
+    watcher.young[span] = span, recording.carrier, []
     if sampler.parked:
         sampler.wake()
     return recording
@@ -254,7 +255,7 @@ def test_jitter(sampler: StackSampler) -> None:
     span = FakeSpan()
     span.start_time -= 2_000 * MS
     recording = watcher.recordings[id(span)] = Recording(watcher, span, this_thread())
-    watcher.young[span] = span, recording.carrier
+    watcher.young[span] = span, recording.carrier, []
     delays = [sampler._tick() for _ in range(50)]
     assert all(10 * MS <= delay <= 30 * MS for delay in delays)
     assert max(delays) - min(delays) > 5 * MS
@@ -349,10 +350,10 @@ def test_reused_thread() -> None:
     spans = [FakeSpan(trace_id=1), FakeSpan(trace_id=1), FakeSpan(trace_id=2)]
     here, elsewhere = ThreadCarrier(7, 7), ThreadCarrier(8, 8)
     outer, nested, following = (Recording(watcher, span, here) for span in spans)
-    give_up_reused_threads([outer], [{1: (spans[1], here)}, {2: (spans[2], elsewhere)}])
+    give_up_reused_threads([outer], [{1: (spans[1], here, [])}, {2: (spans[2], elsewhere, [])}])
     give_up_reused_threads([outer, nested, Recording(watcher, spans[2], elsewhere)], [])
     assert [r.lost for r in (outer, nested)] == [None, None]
-    give_up_reused_threads([outer], [{2: (spans[2], here)}])
+    give_up_reused_threads([outer], [{2: (spans[2], here, [])}])
     assert outer.lost is Lost.THREAD_REUSED
     outer.lost = None
     give_up_reused_threads([outer, following], [])
@@ -594,12 +595,9 @@ def test_expensive_ticks_widen_the_interval(sampler: StackSampler) -> None:
 def test_a_sampler_that_is_held_up_bewares(sampler: StackSampler, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says so when it came much too late for a span, and takes it back when that has not happened for a while."""
     watcher = watch(sampler, start_after_ns=0)
-    span = FakeSpan()
-    begin(sampler, watcher, span)
-    eventually(lambda: sampler.late)
     assert watcher.is_wary is False
     late = FakeSpan()
-    late.start_time -= 1000 * MS
+    late.start_time -= 101 * MS
     begin(sampler, watcher, late)
     eventually(lambda: watcher.is_wary)
     assert watch(sampler).is_wary

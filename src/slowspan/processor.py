@@ -15,8 +15,8 @@ from slowspan.config_sources import load_settings
 from slowspan.control import Status, register, unregister
 from slowspan.counters import Counters
 from slowspan.delivery.pipeline import Delivery
-from slowspan.recording import carriers, stack_sampler
-from slowspan.recording.carriers import calling_thread, runner_here
+from slowspan.recording import child_spans, stack_sampler
+from slowspan.recording.carriers import runner_here
 from slowspan.redaction import secret_names
 from slowspan.semconv import read_http
 from slowspan.watcher import SpanWatcher
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from slowspan.notifiers.base import Notifier
     from slowspan.recording.finished import Finished
     from slowspan.recording.profile import Profile, SpanFacts
+    from slowspan.recording.recording import Young
 
 _logger = logging.getLogger("slowspan")
 
@@ -119,14 +120,12 @@ class SlowSpanProcessor(SpanProcessor):
         # Compared by identity: hashing an enum member costs more than all the rest for spans of other kinds.
         if span.kind in self._kinds and self._watcher.enabled:
             try:
-                thread = calling_thread.carrier
-                inside = carriers.shares_thread()
-                runner = runner_here(thread, inside) if inside is not None and thread is not None else thread
+                runner = runner_here()
                 if runner is None or self._watcher.keeps_apart:
-                    self._watcher.start_apart(span, thread, runner)
+                    self._watcher.start_apart(span, runner)
                     return
                 key = span.context[0]
-                young = span, runner
+                young: Young = span, runner, []
                 if self._young.setdefault(key, young) is not young or key in self._running:
                     self._watcher.share_trace(key, young)
                     return
@@ -143,8 +142,10 @@ class SlowSpanProcessor(SpanProcessor):
             key = context[0]
             young = self._young.get(key)
             if young is None or young[0].context is not context:
-                # Most spans are in no watched one.
-                if young is not None or key in self._running:
+                # Most spans are in no watched one, and most of the others in a young one that is alone in its trace.
+                if young is not None and key not in self._traces and len(young[2]) < child_spans.MAX_SPANS:
+                    young[2].append(span)
+                elif young is not None or key in self._running:
                     self._watcher.on_end_inside(span)
                 return
             found = self._young.pop(key, None)

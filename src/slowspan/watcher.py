@@ -15,7 +15,7 @@ from slowspan import native
 from slowspan.counters import Drop
 from slowspan.fork import call_after_fork
 from slowspan.judge import Judge
-from slowspan.recording import carriers, stack_sampler
+from slowspan.recording import stack_sampler
 from slowspan.recording.carriers import (
     ThreadCarrier,
     calling_thread,
@@ -61,6 +61,7 @@ class SpanWatcher:
         children: What has ended inside the watched spans.
         keeps_apart: Whether spans are watched by themselves, from the start with a stand-in for their ends.
         quick_ns: Duration below which a span is forgotten without a second thought.
+        margin_ns: Time between late and slow, in which the sampler must come to stand in for a span's end.
         started: Is advanced for each span.
     """
 
@@ -94,8 +95,9 @@ class SpanWatcher:
         self._inline = _make_inline_engine(settings)
         # Below it a span is ended without a second thought. The inline engine has a profiler to stop in any case.
         self.quick_ns: int = settings.min_threshold_ns if self._inline is None else -(2**63)
-        is_short = settings.min_threshold_ns - settings.start_after_ns < SURE_NS
-        self._always_apart = self._inline is not None or children is not None or is_short
+        margin_ns = settings.min_threshold_ns - settings.start_after_ns
+        self._always_apart = self._inline is not None or children is not None or margin_ns < SURE_NS
+        self.margin_ns: int = stack_sampler.MAX_AGE_NS if self._always_apart else margin_ns
         self.keeps_apart: bool = self._always_apart
         self._reset()
         call_after_fork(self._reset)
@@ -134,10 +136,7 @@ class SpanWatcher:
             young = self.children.young.get(key)
             if young is not None and young[0] is span:
                 self.children.young.pop(key, None)
-        thread = calling_thread.carrier
-        inside = carriers.shares_thread()
-        runner = runner_here(thread, inside) if inside is not None and thread is not None else thread
-        self.start_apart(span, thread, runner, generator)
+        self.start_apart(span, runner_here(), generator)
 
     def release(self, span: Span) -> None:
         """Let another one watch a span that this one has begun to watch a moment ago, with a stand-in for its end."""
@@ -151,15 +150,12 @@ class SpanWatcher:
                 self._inline.stop(recording.inline)
         span.end = below  # type: ignore[method-assign]
 
-    def start_apart(
-        self, span: Span, thread: ThreadCarrier | None, runner: ThreadCarrier | Runner | None, generator: object = None
-    ) -> None:
+    def start_apart(self, span: Span, runner: ThreadCarrier | Runner | None, generator: object = None) -> None:
         """Watch a span by itself, from the start with a stand-in for its end: one that takes more to find or to show.
 
         Args:
             span: The span that has just started.
-            thread: The calling thread; None where a pool calls for another one.
-            runner: What runs the span; None where that cannot be followed.
+            runner: What runs the span, as of ``runner_here``.
             generator: The generator whose life it is, if it is one's.
         """
         if native.eventlet_has_replaced_threads():
@@ -167,6 +163,7 @@ class SpanWatcher:
             self.enabled = False
             _say_off()
             return
+        thread = calling_thread.carrier
         if thread is None:
             runner = carrier_that_starts(span)
         if not self._stand_in(span):
@@ -177,7 +174,7 @@ class SpanWatcher:
             # Recorded although it may be fast: nobody else would know of it.
             self._record(span, ThreadCarrier(0, 0)).lost = Lost.EVENT_LOOP if runner is None else Lost.NO_THREAD
             return
-        young = self.young[span] = span, runner if generator is None else (runner, generator)
+        young = self.young[span] = span, runner if generator is None else (runner, generator), []
         if self._sampler.parked:
             self.wake_sampler(span, young)
         # A profiler on a thread that others use as well, such as a generator's consumer, would show them too.
@@ -224,7 +221,7 @@ class SpanWatcher:
         """Watch a span by itself that another one keeps from being known by its trace."""
         if self._stand_in(young[0]):
             self.young[young[0]] = young
-            self._open_apart(young[0])
+            self.children.open(young[0].context, young[2])
 
     def _take(self, key: object, young: Young) -> bool:
         """Take a span from ``young``; return whether it was there."""
@@ -264,9 +261,9 @@ class SpanWatcher:
         """Take a span from ``young``, stand in for its end, and return its recording; None when it has ended."""
         span = young[0]
         # First there, then away from here: the thread that ends the span finds it in one of the two.
-        recording = self._record(*young)
+        recording = self._record(young[0], young[1])
         if key is not span:
-            self.children.open(span.context)
+            self.children.open(span.context, young[2])
         if self._take(key, young):
             is_ours = key is span or self._stand_in(span)
             if span.end_time is None and is_ours:
@@ -313,6 +310,7 @@ class SpanWatcher:
             return
         if found is not None and found is not young:
             self._set_apart(found)
+        self.children.open(young[0].context, young[2])
         self._finish_ended(young[0], found if found is young else None, ended)
 
     def on_end_inside(self, ended: ReadableSpan) -> None:
@@ -357,7 +355,7 @@ class SpanWatcher:
         if recording is None:
             if young is None:
                 return True  # It has ended before, or was forgotten.
-            recording = self._record(*young)
+            recording = self._record(young[0], young[1])
         elif recording.ended:
             return span.end_time is not None  # A second time: the SDK says so.
         recording.ended = True

@@ -193,26 +193,21 @@ def key_of(runner: ThreadCarrier | Runner) -> int:
     return runner.key if isinstance(runner, ThreadCarrier) else id(runner[1])
 
 
-def runner_here(thread: ThreadCarrier, inside: Any) -> ThreadCarrier | Runner | None:
-    """Return what runs the request that starts now. On the path of every request that shares its thread.
-
-    Args:
-        thread: The calling thread.
-        inside: What ``shares_thread`` has returned.
+def runner_here() -> ThreadCarrier | Runner | None:
+    """Return what runs the request that starts now. On the path of every request.
 
     Returns:
-        None where there is nothing that can be followed, as in an event loop's callback.
+        None where there is nothing that can be followed, as in an event loop's callback, and where a pool starts the
+        span on behalf of another thread.
     """
-    if inside is None:
-        return thread
-    # By its class: to ask an object for an attribute that it does not have costs more than all the rest.
-    if isinstance(inside, _greenlet_class):
-        return thread, inside
-    if hasattr(inside, "call_soon"):
-        task = sys.modules["asyncio"].current_task(inside)
+    thread = calling_thread.carrier
+    loop = _running_loop()
+    if loop is not None and thread is not None:
+        task = _current_task(loop)
         return (thread, task) if task is not None else None
-    # A thread that asgiref uses belongs to one request while it works for one, and to none in between.
-    return _task_beyond_asgiref() or thread if inside is sys.modules.get("asgiref.sync") else None
+    if _look_further is not None and thread is not None:
+        return _look_further(thread)
+    return thread
 
 
 def _task_beyond_asgiref() -> Runner | None:
@@ -229,52 +224,49 @@ def _task_beyond_asgiref() -> Runner | None:
 _LIBRARIES = frozenset({"asyncio", "asgiref.sync", "eventlet", "gevent", "trio"})
 """Libraries that run many requests on one thread."""
 
-_known: frozenset[str] = frozenset()
-
-_greenlet_class: Any = ()
-"""The class of eventlet's and gevent's greenlets, where one of them is loaded."""
+_known: frozenset[str] | None = None
 
 
 def notice_new_libraries() -> None:
     """Notice libraries that were imported since the last call. Takes microseconds; the sampler's thread calls it."""
-    global _known, shares_thread
+    global _current_task, _known, _look_further, _running_loop
     loaded = _LIBRARIES.intersection(sys.modules.keys() & _LIBRARIES)
-    if loaded != _known:
-        ask = _make_ask(loaded)
-        if ask is not None:
-            _known, shares_thread = loaded, ask
+    if loaded == _known:
+        return
+    asyncio = sys.modules.get("asyncio")
+    running_loop = getattr(asyncio, "_get_running_loop", _no_loop)
+    if asyncio is not None and running_loop is _no_loop:
+        return  # Another thread is importing it.
+    # In this order: a request that looks at the first one may call the second one.
+    _current_task = getattr(asyncio, "current_task", None)
+    _running_loop = running_loop
+    _look_further = _make_look(loaded) if loaded - {"asyncio"} else None
+    _known = loaded
 
 
-def _make_ask(loaded: frozenset[str]) -> Callable[[], Any] | None:
-    """Return the fastest function that knows these libraries; None while another thread is importing them."""
-    global _greenlet_class
-    running_loop = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)
-    if loaded == {"asyncio"}:
-        return running_loop
+def _make_look(loaded: frozenset[str]) -> Callable[[ThreadCarrier], ThreadCarrier | Runner | None]:
+    """Return what finds a request that is on no event loop, with these libraries."""
     # The extension of eventlet and gevent.
-    greenlets = sys.modules.get("greenlet")
-    current_greenlet = getattr(greenlets, "getcurrent", None)
-    _greenlet_class = getattr(greenlets, "greenlet", ())
+    current_greenlet = getattr(sys.modules.get("greenlet"), "getcurrent", None)
     trio = sys.modules.get("trio")
-    asgiref = sys.modules.get("asgiref.sync")
-    eventlet = sys.modules.get("eventlet")
+    has_asgiref, has_eventlet = "asgiref.sync" in loaded, "eventlet" in loaded
 
-    def ask() -> Any:
-        if eventlet is not None and native.eventlet_has_replaced_threads():
-            return eventlet
-        inside = running_loop() if running_loop is not None else None
-        if inside is not None:
-            return inside
+    def look(thread: ThreadCarrier) -> ThreadCarrier | Runner | None:
+        if has_eventlet and native.eventlet_has_replaced_threads():
+            return None
         if current_greenlet is not None:
             greenlet = current_greenlet()
             # A thread's first greenlet is the thread itself, unless gevent has it wait in turns with others.
             if greenlet.parent is not None or _has_hub():
-                return greenlet
+                return thread, greenlet
         if trio is not None and trio.lowlevel.in_trio_run():
-            return trio
-        return asgiref if asgiref is not None and handoffs.is_bridged_here() else None
+            return None
+        # A thread that asgiref uses belongs to one request while it works for one, and to none in between.
+        if has_asgiref and handoffs.is_bridged_here():
+            return _task_beyond_asgiref() or thread
+        return thread
 
-    return ask
+    return look
 
 
 def _has_hub() -> bool:
@@ -282,13 +274,20 @@ def _has_hub() -> bool:
     return hub is not None and hub() is not None
 
 
-def _ask_first() -> Any:
+def _no_loop() -> None:
+    return None
+
+
+def _notice_first() -> Any:
     notice_new_libraries()
-    return shares_thread() if shares_thread is not _ask_first else None
+    return _running_loop() if _running_loop is not _notice_first else None
 
 
-shares_thread: Callable[[], Any] = _ask_first
-"""Returns the event loop, greenlet or library that has the calling thread; None when it is one request's alone.
+_running_loop: Callable[[], Any] = _notice_first
+"""Returns the event loop that runs on the calling thread, or None."""
 
-Replaces itself by the fastest function that will do, so look it up for each call.
-"""
+_current_task: Any = None
+"""Returns a loop's running task."""
+
+_look_further: Callable[[ThreadCarrier], ThreadCarrier | Runner | None] | None = None
+"""Finds what runs a request on no event loop, where a library is loaded that runs many of those on one thread."""

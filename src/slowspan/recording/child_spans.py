@@ -5,7 +5,6 @@ Only references are kept. A fast request throws them away, and of a slow one the
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from slowspan import native
@@ -36,13 +35,14 @@ class EndedSpans(NamedTuple):
 
 
 class _Trace:
-    """A trace in which a span has ended, or which several watched spans share."""
+    """A trace of which a watched span is late, or by itself, or not the only one."""
 
-    __slots__ = ("left_out", "owners", "shared", "spans")
+    __slots__ = ("counted", "left_out", "owners", "shared", "spans")
 
     def __init__(self) -> None:
         self.owners: dict[int, SpanContext] = {}
-        self.spans: deque[ReadableSpan] = deque()
+        self.spans: list[ReadableSpan] = []
+        self.counted = 0
         self.left_out = 0
         self.shared = False
 
@@ -50,15 +50,16 @@ class _Trace:
 class ChildSpans:
     """Keeps the ended spans of those traces in which a watched span is running.
 
-    A fast request without spans inside pays nothing for it beyond its entry in ``young``, without a lock. All calls
-    come from the threads of requests, but for those on spans that are late or that nobody ends.
+    What ends inside a young request is put into the list that its entry in ``young`` has, without a lock and by whoever
+    learns of it; its fast end throws that away. When the request becomes late, or shares its trace, the list becomes
+    the trace's. All calls come from the threads of requests, but for those on spans that are late or that nobody ends.
 
     Attributes:
         young: By trace id, which is a context's first item, those running spans that are not late and were the first
             watched ones of their traces. Their watcher, which adds and removes them, keeps others there as well, by
             keys that are no trace ids.
         running: By trace id, one of the other watched spans.
-        traces: By trace id, those of which there is more to know. Others only ask whether one is there.
+        traces: By trace id, those of which there is more to know than that. Others only ask whether one is there.
     """
 
     def __init__(self) -> None:
@@ -80,11 +81,12 @@ class ChildSpans:
         self.traces.clear()
         self._count = 0
 
-    def open(self, context: SpanContext) -> None:
+    def open(self, context: SpanContext, spans: list[ReadableSpan] | None = None) -> None:
         """Keep what ends in the trace of a watched span: of one that is leaving ``young``, or never was there.
 
         Args:
             context: The span's. Nothing happens if it is open already.
+            spans: Of one that is leaving: what has ended inside it, and what is being put there at this moment.
         """
         trace_id = context[0]
         with self._lock:
@@ -92,14 +94,33 @@ class ChildSpans:
             other = self.running.setdefault(trace_id, context)
             if first is None or first is context:
                 first = other
-            if first is context:
+            if first is context and spans is None:
                 return
-            trace = self.traces.setdefault(trace_id, _Trace())
-            trace.shared = True
+            trace = self._trace(trace_id)
             trace.owners[context.span_id] = context
-            if first.span_id not in trace.owners:
-                self._own(trace, first)
+            if spans is not None:
+                self._adopt(trace, spans)
+            if first is not context:
+                trace.shared = True
+                if first.span_id not in trace.owners:
+                    self._own(trace, first)
             self.running.setdefault(trace_id, context)
+
+    def _trace(self, trace_id: int) -> _Trace:
+        trace = self.traces.get(trace_id)
+        if trace is None:
+            trace = self.traces[trace_id] = _Trace()
+        return trace
+
+    def _adopt(self, trace: _Trace, spans: list[ReadableSpan]) -> None:
+        if trace.spans is spans:
+            return
+        trace.counted += len(spans)
+        self._count += len(spans)
+        if trace.spans:
+            trace.spans += spans
+        else:
+            trace.spans = spans
 
     def is_open(self, context: SpanContext) -> bool:
         """Tell whether a context is that of a watched span, young ones aside, which has not been closed."""
@@ -117,8 +138,10 @@ class ChildSpans:
         """Note the watched span by which a trace was known so far, unless it has ended."""
         trace.owners[first.span_id] = first
         young = self.young.get(first[0])
-        # It may have looked for the trace before it was there: then it is in neither any more.
-        if (young is None or young[0].context is not first) and self.running.get(first[0]) is not first:
+        if young is not None and young[0].context is first:
+            self._adopt(trace, young[2])
+        elif self.running.get(first[0]) is not first:
+            # It had looked for the trace before that was there.
             trace.owners.pop(first.span_id, None)
 
     def add(self, span: ReadableSpan) -> None:
@@ -128,7 +151,7 @@ class ChildSpans:
         if parent is None or first is None:
             return
         with self._lock:
-            trace = self.traces.setdefault(parent[0], _Trace())
+            trace = self._trace(parent[0])
             if first.span_id not in trace.owners:
                 trace.shared = bool(trace.owners)
                 self._own(trace, first)
@@ -136,12 +159,13 @@ class ChildSpans:
                     self.traces.pop(parent[0], None)
                     return
             if len(trace.spans) < MAX_SPANS and self._count < MAX_SPANS_IN_ALL:
+                trace.counted += 1
                 self._count += 1
                 trace.spans.append(span)
                 return
             trace.left_out += 1
             if trace.spans:
-                trace.spans.popleft()
+                del trace.spans[0]
                 trace.spans.append(span)
 
     def ended(self, span: Span) -> EndedSpans | None:
@@ -169,6 +193,6 @@ class ChildSpans:
                     return
                 # A collection, or ``clear``, may have been faster.
                 if self.traces.pop(trace_id, None) is trace:
-                    self._count -= len(trace.spans)
+                    self._count -= trace.counted
             if self.running.get(trace_id) is context:
                 self.running.pop(trace_id, None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from opentelemetry.sdk.trace import Span
+    from opentelemetry.sdk.trace import ReadableSpan, Span
     from pyinstrument import Profiler
 
     from slowspan.recording.carriers import Carrier, Runner, ThreadCarrier
@@ -29,22 +29,24 @@ class Lost(enum.Enum):
     SAMPLER_OFF = "The stack sampler was not running."
 
 
-Young = tuple["Span", "ThreadCarrier | Runner"]
-"""A running span that is not late, and what ran it at its start."""
+Young = tuple["Span", "ThreadCarrier | Runner", "list[ReadableSpan]"]
+"""A running span that is not late, what ran it at its start, and, if it is known by its trace, what ended inside it."""
 
 
 class Watcher(Protocol):
     """The owner of recordings: what it asks of the stack sampler, and what it is told.
 
-    All calls come from the sampler's thread.
+    All calls come from the sampler's thread, but for the first word on its holdups.
 
     Attributes:
         young: Running spans that are not late, oldest first, by keys of the owner's. Request threads add and
             remove; ``on_late`` removes. Until then, a span that is thrown away is kept alive.
+        margin_ns: Time in which the sampler has to take a late span before it can be slow.
     """
 
     young: dict[object, Young]
     start_after_ns: int
+    margin_ns: int
     interval_ns: int
     overhead_budget: float
     fine_switching: bool

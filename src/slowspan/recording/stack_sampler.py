@@ -33,11 +33,8 @@ MAX_AGE_NS = 3_600_000_000_000
 MIN_SLEEP_NS = 1_000_000
 """Shortest sleep between two looks, where thresholds of a few milliseconds ask for shorter ones."""
 
-HELD_UP_NS = 100_000_000
-"""Time for which the sampler is kept from running before it bewares of that."""
-
 WARY_NS = 60_000_000_000
-"""How long it does."""
+"""How long spans' ends are stood in for from their starts, after the sampler could not run for long."""
 
 REST_NS = 5_000_000_000
 """Time between two occasions on which owners may do what has time, such as telling of losses."""
@@ -74,6 +71,7 @@ class StackSampler:
         self._watchers: weakref.WeakKeyDictionary[Watcher, None] = weakref.WeakKeyDictionary()
         self._interval_ns = 10_000_000
         self._start_after_ns = 50_000_000
+        self._patience_ns = 500_000_000
         self._switching = FineSwitching()
         self._budget = Budget(0.01)
         self._reset()
@@ -190,6 +188,8 @@ class StackSampler:
         watchers = list(self._watchers)
         self._interval_ns = min(watcher.interval_ns for watcher in watchers)
         self._start_after_ns = min(watcher.start_after_ns for watcher in watchers)
+        # Of the time in which it has to come, half may be lost once: twice that would be too much.
+        self._patience_ns = min(watcher.margin_ns for watcher in watchers) // 2
         self._budget.share = min(watcher.overhead_budget for watcher in watchers)
         self._switching.allowed = all(watcher.fine_switching for watcher in watchers)
 
@@ -235,7 +235,7 @@ class StackSampler:
             self._cpu_ns += cpu - cpu_before
             self._awake_ns += clock - clock_before
             self._budget.spend(cpu - cpu_before, clock)
-            if clock - clock_before - (cpu - cpu_before) - slept_ns > HELD_UP_NS:
+            if clock - clock_before - (cpu - cpu_before) - slept_ns > self._patience_ns:
                 self.beware()
             elif self._is_wary and clock > self._wary_until_ns:
                 self._set_wary(False)
@@ -311,7 +311,7 @@ class StackSampler:
                     continue
                 due = (young[0].start_time or 0) + watcher.start_after_ns - now
                 if due <= 0:
-                    if due < -HELD_UP_NS:
+                    if due < -self._patience_ns:
                         self.beware()
                     self._begin(watcher, key, young)
                 else:
