@@ -61,6 +61,32 @@ def test_children_stay_dropped() -> None:
         assert shop.exported() == []
 
 
+def test_the_span_begins_without_attributes() -> None:
+    """The report and the filters have them all the same; those that the application sets later count."""
+    began = {"http.method": "GET", "http.route": "/orders/<id>", "shop.tenant": "large", "broken": object()}
+    with watched(provider_with(RecordUnsampled(ALWAYS_OFF)), included_attributes="shop.tenant=large") as shop:
+        span = shop.start(attributes=began)
+        assert dict(span.attributes) == {}
+        wait_here()
+        span.set_attributes({"http.method": "POST", "http.status_code": 200})
+        span.end()
+        request = shop.profile().span
+        assert (request.method, request.route, request.status_code) == ("POST", "/orders/<id>", 200)
+        shop.request(wait_here, attributes={**began, "shop.tenant": "small"})
+        assert len(shop.profiles()) == 1
+
+
+def test_the_trace_state_is_passed_on() -> None:
+    """What the parent's service has sent along reaches the next one."""
+    around = propagate.extract({"traceparent": f"00-{7:032x}-{8:016x}-00", "tracestate": "vendor=1,other=2"})
+    with watched(provider_with(RecordUnsampled(ParentBased(ALWAYS_ON)))) as shop:
+        span = shop.start(context=around, attributes={"http.route": "/"})
+        headers: dict[str, str] = {}
+        propagate.inject(headers, trace.set_span_in_context(span))
+        assert headers["tracestate"] == "vendor=1,other=2"
+        span.end()
+
+
 def test_sampled_requests_are_as_before() -> None:
     """What the other sampler decides to sample is sampled, and what it only records is only recorded."""
     for sampler in (ALWAYS_ON, StaticSampler(Decision.RECORD_ONLY)):

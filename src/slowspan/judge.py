@@ -17,6 +17,7 @@ from slowspan.recording.gauge import HAS_THREAD_CLOCKS
 from slowspan.recording.recording import Lost
 from slowspan.selection import Selection
 from slowspan.span_attributes import NOT_SELECTED, link_attributes, profile_attributes
+from slowspan.trace_sampler import attributes_of
 from slowspan.trigger import Trigger
 
 if TYPE_CHECKING:
@@ -94,8 +95,9 @@ class Judge:
         if recording.threshold_ns is not None and not self._asks_again:
             # Linked before its end, and nothing that has come since can change that, except for one answer.
             return duration_ns >= recording.threshold_ns and not semconv.is_switched(span.attributes)
-        http = semconv.read_http(span.attributes or {})
-        if not self._selection.selects(http, span.attributes or {}):
+        attributes = attributes_of(span)
+        http = semconv.read_http(attributes)
+        if not self._selection.selects(http, attributes):
             return False
         threshold_ns = self._trigger.threshold_ns(http, span.name)
         if duration_ns < threshold_ns:
@@ -174,7 +176,7 @@ class Judge:
     def may_select(self, recording: Recording, span: Span) -> bool:
         """Return whether the filters take a late span, as far as can be told by now, and note it on its recording."""
         # Asked again at the end: the status code, and with some frameworks the route, are known only then.
-        attributes = span.attributes or {}
+        attributes = attributes_of(span)
         recording.selected = self._selection.selects(semconv.read_http(attributes), attributes, so_far=True)
         return recording.selected
 
@@ -184,11 +186,12 @@ class Judge:
         trace = recording.trace
         if span is None or trace is None or age_ns < max(self._min_threshold_ns, recording.ask_ns):
             return
-        http = semconv.read_http(span.attributes or {})
+        attributes = attributes_of(span)
+        http = semconv.read_http(attributes)
         threshold_ns = self._trigger.threshold_ns(http, span.name)
         if age_ns < threshold_ns:
             return
-        if not self._selection.selects(http, span.attributes or {}):
+        if not self._selection.selects(http, attributes):
             # Not at each look: the patterns are the user's, and the attribute may never come.
             recording.ask_ns = age_ns + age_ns // 8
         else:

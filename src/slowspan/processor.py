@@ -239,7 +239,7 @@ class SlowSpanProcessor(SpanProcessor):
         # Imported here, like what follows: only a process that had a slow request needs it.
         from slowspan.span_facts import span_facts
 
-        return span_facts(finished.span, read_http(finished.span.attributes or {}), self.settings)
+        return span_facts(finished.span, read_http(trace_sampler.attributes_of(finished.span)), self.settings)
 
     def _resolve(self, finished: Finished, facts: SpanFacts) -> Profile:
         from slowspan.recording.resolve import build_profile
