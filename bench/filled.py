@@ -6,7 +6,6 @@ import random
 import sys
 import threading
 import time
-from functools import partial
 from typing import Any
 
 from opentelemetry.sdk.trace import Span
@@ -14,6 +13,7 @@ from opentelemetry.sdk.trace import Span
 from bench.call_tree import Path, call, random_path
 from slowspan.recording.meter import Meter
 from slowspan.recording.trace import COMPUTING, WAITING, Accounts, Trace
+from slowspan.stand_in import StandIn
 
 PLACES = 40
 """Different places at which a request is seen."""
@@ -49,12 +49,12 @@ def filled_trace(samples: int, depth: int, seconds: float, *, seed: int = 0, max
 def give_trace(span: Span, trace: Trace) -> None:
     """Give a filled trace to a running span; do what the sampler does when it is beyond its threshold."""
     # The sampler takes it first, and stands in for its end: two that take the same span would lose it.
-    while not isinstance(span.end, partial):
+    while not isinstance(span.end, StandIn):
         time.sleep(0.001)
-    watcher = span.end.func.__self__
-    while id(span) not in watcher._recordings or watcher._recordings[id(span)].trace is None:
+    watcher = span.end.owner
+    while id(span) not in watcher._spans.recordings or watcher._spans.recordings[id(span)].trace is None:
         time.sleep(0.001)
-    recording = watcher._recordings[id(span)]
+    recording = watcher._spans.recordings[id(span)]
     recording.trace = trace
     watcher.on_threshold(recording, time.time_ns() - recording.start_ns)
 

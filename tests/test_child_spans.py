@@ -426,7 +426,9 @@ def test_requests_of_one_trace_come_and_go_on_many_threads() -> None:
 
         def nothing_is_left() -> bool:
             gc.collect()
-            return not (children.young or children.running or children.traces or site.processor._watcher._recordings)
+            return not (
+                children.young or children.running or children.traces or site.processor._watcher._spans.recordings
+            )
 
         eventually(nothing_is_left)
         assert children._count == 0
@@ -556,7 +558,7 @@ def test_reading_many_spans_lets_other_threads_run(site: Watched) -> None:
         child(site, request, attributes={"db.statement": f"SELECT {number}"}).end()
     time.sleep(0.06)
     watcher = site.processor._watcher
-    recording = watcher._record(request, this_thread())
+    recording = watcher._spans.record(request, this_thread())
     finished = watcher._judge.freeze(recording, request, SECOND)
     pauses: list[None] = []
     tree = read_tree(finished, secret_names(()), pause=lambda: pauses.append(None))

@@ -280,7 +280,7 @@ def test_an_end_that_is_under_way_when_the_request_becomes_late(young_shop: Watc
         end, on_end = span.end, young_shop.processor.on_end
 
         def meanwhile(ended: ReadableSpan, young: Young = young, key: object = key, on_end: Any = on_end) -> None:
-            assert watching._move_on(key, young) is None
+            assert watching._spans.move_on(key, young) is None
             on_end(ended)
 
         if before_on_end:
@@ -289,9 +289,9 @@ def test_an_end_that_is_under_way_when_the_request_becomes_late(young_shop: Watc
             del young_shop.processor.on_end
         else:
             end()
-            assert watching._move_on(key, young) is None
+            assert watching._spans.move_on(key, young) is None
         assert "end" not in vars(span)
-        assert watching._recordings == watching.young == watching.children.running == {}
+        assert watching._spans.recordings == watching.young == watching.children.running == {}
     assert young_shop.profiles() == []
     assert young_shop.processor.status().drops == {}
 

@@ -21,6 +21,7 @@ from slowspan.recording.sight import CarrierGoneError
 from slowspan.recording.stacks import all_frames
 from slowspan.recording.synthetic import BEFORE_FIRST_SAMPLE
 from slowspan.testing import InMemoryNotifier
+from slowspan.watcher import SpanWatcher
 from support import eventually
 
 if TYPE_CHECKING:
@@ -168,7 +169,8 @@ def _is_young_here() -> bool:
     between = [
         recording.carrier
         for watcher in watchers
-        for recording in list(getattr(watcher, "_recordings", {}).values())
+        if isinstance(watcher, SpanWatcher)
+        for recording in list(watcher._spans.recordings.values())
         if recording.trace is None and recording.lost is None and recording.selected is not False
     ]
     return not sampler.parked and (here in young or here in between)

@@ -7,9 +7,7 @@ import itertools
 import logging
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
-
-from opentelemetry.sdk.trace import Span
+from typing import TYPE_CHECKING
 
 from slowspan import native
 from slowspan.counters import Drop
@@ -19,29 +17,30 @@ from slowspan.recording import stack_sampler
 from slowspan.recording.carriers import (
     ThreadCarrier,
     calling_thread,
-    carrier_of,
     carrier_that_starts,
     name_of_thread,
     runner_here,
 )
-from slowspan.recording.child_spans import ChildSpans
 from slowspan.recording.finished import Finished
-from slowspan.recording.recording import Lost, Recording
+from slowspan.recording.recording import Lost
+from slowspan.running_spans import RunningSpans
+from slowspan.stand_in import StandIn, stand_aside, stand_aside_if_there
 
 _logger = logging.getLogger("slowspan")
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace import ReadableSpan, Span
     from opentelemetry.trace import SpanKind
 
     from slowspan.config import Settings
     from slowspan.counters import Counters
     from slowspan.delivery.pipeline import Delivery
     from slowspan.recording.carriers import Runner
+    from slowspan.recording.child_spans import ChildSpans
     from slowspan.recording.inline import InlineEngine
-    from slowspan.recording.recording import Young
+    from slowspan.recording.recording import Recording, Young
     from slowspan.recording.stack_sampler import StackSampler
 
 SURE_NS = 200_000_000
@@ -81,11 +80,10 @@ class SpanWatcher:
         self.max_samples: int = settings.max_samples
         self.max_recordings: int = settings.max_recordings
         self.hung_after_ns: int = int(settings.hung_after * 1e9)
-        self.children: ChildSpans = ChildSpans() if children is None else children
-        self._running = self.children.running
-        # One dictionary tells the sampler of a young span and its children's ends of its trace: a second one would
-        # cost a request 1 µs. It serves the requests; functions' spans, which share the children, are kept apart.
-        self.young: dict[object, Young] = self.children.young if children is None else {}
+        # The method is bound once: to do that for each span would cost some 40 ns more.
+        self._spans = RunningSpans(self, self.end, partial(counters.drop, Drop.WATCHED_ALREADY), children)
+        self.young: dict[object, Young] = self._spans.young
+        self.children: ChildSpans = self._spans.children
         self._judge = Judge(settings, counters, delivery, self.children)
         self.kinds: tuple[SpanKind, ...] = self._judge.kinds
         self._min_threshold_ns = settings.min_threshold_ns
@@ -103,10 +101,7 @@ class SpanWatcher:
         call_after_fork(self._reset)
 
     def _reset(self) -> None:
-        # A forked child counts its own spans; those that run go on in the parent.
-        self.young.clear()
-        # By the span's identity, and gone with the span: a dictionary of weak keys takes twice as long to ask.
-        self._recordings: dict[int, Recording] = {}
+        # A forked child counts its own spans.
         self.started: Iterator[int] = itertools.count()
         self._started_reads = 0
         self._started_lock = native.allocate_lock()
@@ -129,8 +124,8 @@ class SpanWatcher:
             generator: The generator whose life it is, if it is one's.
         """
         end: object = span.end  # Not from its __dict__, which the first look makes.
-        if isinstance(end, partial) and _is_stand_in(end):
-            end.func.__self__.release(span)  # type: ignore[attr-defined]
+        if isinstance(end, StandIn):
+            end.owner.release(span)
         else:
             key = span.context[0]
             young = self.children.young.get(key)
@@ -140,15 +135,13 @@ class SpanWatcher:
 
     def release(self, span: Span) -> None:
         """Let another one watch a span that this one has begun to watch a moment ago, with a stand-in for its end."""
-        below, _ = span.__dict__.pop("end").args
+        stand_aside_if_there(span)
         self.young.pop(span, None)
-        self.children.close(span.context)
-        recording = self._recordings.pop(id(span), None)
+        recording = self._spans.forget(span)
         if recording is not None:
             recording.ended = True
             if self._inline is not None and recording.inline is not None:
                 self._inline.stop(recording.inline)
-        span.end = below  # type: ignore[method-assign]
 
     def start_apart(self, span: Span, runner: ThreadCarrier | Runner | None, generator: object = None) -> None:
         """Watch a span by itself, from the start with a stand-in for its end: one that takes more to find or to show.
@@ -166,38 +159,20 @@ class SpanWatcher:
         thread = calling_thread.carrier
         if thread is None:
             runner = carrier_that_starts(span)
-        if not self._stand_in(span):
+        if not self._spans.stand_in(span):
             return
-        self._open_apart(span)
+        self._spans.open_apart(span)
         next(self.started)
         if runner is None or not runner[1]:
             # Recorded although it may be fast: nobody else would know of it.
-            self._record(span, ThreadCarrier(0, 0)).lost = Lost.EVENT_LOOP if runner is None else Lost.NO_THREAD
+            self._spans.record(span, ThreadCarrier(0, 0)).lost = Lost.EVENT_LOOP if runner is None else Lost.NO_THREAD
             return
         young = self.young[span] = span, runner if generator is None else (runner, generator), []
         if self._sampler.parked:
             self.wake_sampler(span, young)
         # A profiler on a thread that others use as well, such as a generator's consumer, would show them too.
         if self._inline is not None and thread is not None and runner is thread and generator is None:
-            self._record(span, thread).inline = self._inline.start()
-
-    def _stand_in(self, span: Span) -> bool:
-        """Stand in for a span's end; return False when one of us does already."""
-        below: Any = span.end
-        if isinstance(below, partial) and _is_stand_in(below):
-            if below.func.__self__ is not self:  # type: ignore[attr-defined]
-                self._counters.drop(Drop.WATCHED_ALREADY)
-            return False
-        # Keeps the span alive, as the bound method does in whose place it stands.
-        span.end = partial(self.end, below, span)  # type: ignore[method-assign]
-        return True
-
-    def _open_apart(self, span: Span) -> None:
-        """Keep what ends inside a span by which its trace is not to be known."""
-        context = span.context
-        # As of ChildSpans.open, for a trace in which nothing else is watched.
-        if self._running.setdefault(context[0], context) is not context or context[0] in self.children.young:
-            self.children.open(context)
+            self._spans.record(span, thread).inline = self._inline.start()
 
     def share_trace(self, key: int, young: Young) -> None:
         """Watch a span by itself because something else is watched in its trace.
@@ -211,41 +186,11 @@ class SpanWatcher:
         if other is not None and other is not young and other[0] is span:
             return  # This watcher was added twice.
         next(self.started)
-        if self._take(key, young) or id(span) not in self._recordings:
-            self._set_apart(young)
+        if self._spans.take(key, young) or id(span) not in self._spans.recordings:
+            self._spans.set_apart(young)
             if self._sampler.parked:
                 self.wake_sampler(span, young)
         # Else it was late from the beginning, and the sampler has taken it just now.
-
-    def _set_apart(self, young: Young) -> None:
-        """Watch a span by itself that another one keeps from being known by its trace."""
-        if self._stand_in(young[0]):
-            self.young[young[0]] = young
-            self.children.open(young[0].context, young[2])
-
-    def _take(self, key: object, young: Young) -> bool:
-        """Take a span from ``young``; return whether it was there."""
-        if self.young.get(key) is not young:
-            return False
-        found = self.young.pop(key, None)
-        if found is not None and found is not young:
-            # Between the two another thread has taken it, and the next request of the trace has begun.
-            self._set_apart(found)
-        return found is young
-
-    def _record(self, span: Span, runner: ThreadCarrier | Runner) -> Recording:
-        key = id(span)
-        recording = self._recordings.get(key)
-        if recording is None:
-            recordings = self._recordings
-            children, context = self.children, span.context
-
-            def forget(_: object) -> None:
-                recordings.pop(key, None)
-                children.close(context)
-
-            recording = recordings[key] = Recording(self, span, carrier_of(runner), forget)
-        return recording
 
     def wake_sampler(self, key: object, young: Young) -> None:
         """Have the sampler look at a span, which is ``young`` by this key."""
@@ -253,26 +198,9 @@ class SpanWatcher:
             self._sampler.wake()
         except RuntimeError:
             # No thread can be started here, for example at the interpreter's end.
-            recording = self._move_on(key, young)
+            recording = self._spans.move_on(key, young)
             if recording is not None:
                 recording.lost = Lost.SAMPLER_OFF
-
-    def _move_on(self, key: object, young: Young) -> Recording | None:
-        """Take a span from ``young``, stand in for its end, and return its recording; None when it has ended."""
-        span = young[0]
-        # First there, then away from here: the thread that ends the span finds it in one of the two.
-        recording = self._record(young[0], young[1])
-        if key is not span:
-            self.children.open(span.context, young[2])
-        if self._take(key, young):
-            is_ours = key is span or self._stand_in(span)
-            if span.end_time is None and is_ours:
-                return recording
-            if span.end_time is not None and key is not span:
-                return None  # Its end has begun before we stood in for it, and finds the recording in on_end.
-        self._recordings.pop(id(span), None)
-        self.children.close(span.context)
-        return None
 
     def end(self, below: Callable[[int], None], span: Span, end_time: int | None = None) -> None:
         """End a span, and finish its recording if it was slow. Stands in for ``span.end``.
@@ -294,7 +222,7 @@ class SpanWatcher:
         finally:
             if is_ours:
                 self._close(span)
-                _stand_aside(span, below)
+                stand_aside(span, below)
                 below(end_ns)
 
     def on_end(self, young: Young, found: Young | None, ended: ReadableSpan) -> None:
@@ -309,7 +237,7 @@ class SpanWatcher:
             self._close(young[0])
             return
         if found is not None and found is not young:
-            self._set_apart(found)
+            self._spans.set_apart(found)
         self.children.open(young[0].context, young[2])
         self._finish_ended(young[0], found if found is young else None, ended)
 
@@ -322,11 +250,8 @@ class SpanWatcher:
         context = ended.context
         if context is not None and self.children.is_open(context):
             # A watched one, but its end was called past us: its class's, or one fetched before it became late.
-            spans = [recording.span() for recording in list(self._recordings.values())]
-            spans += [young[0] for young in list(self.young.values())]
-            for span in spans:
-                if span is not None and span.context is context:
-                    self._finish_ended(span, self.young.pop(span, None), ended)
+            for span in self._spans.find(context):
+                self._finish_ended(span, self.young.pop(span, None), ended)
         self.children.add(ended)
 
     def _finish_ended(self, span: Span, young: Young | None, ended: ReadableSpan) -> None:
@@ -336,9 +261,7 @@ class SpanWatcher:
                 self._sampler.beware()
         finally:
             self._close(span)
-            end: Any = span.end
-            if _is_stand_in(end):
-                _stand_aside(span, end.args[0])
+            stand_aside_if_there(span)
 
     def _finish(self, span: Span, young: Young | None, end_ns: int) -> bool:
         """Finish the recording of a span that may be slow.
@@ -351,11 +274,11 @@ class SpanWatcher:
         Returns:
             False when another thread is ending the span at this moment.
         """
-        recording = self._recordings.get(id(span))
+        recording = self._spans.recordings.get(id(span))
         if recording is None:
             if young is None:
                 return True  # It has ended before, or was forgotten.
-            recording = self._record(young[0], young[1])
+            recording = self._spans.record(young[0], young[1])
         elif recording.ended:
             return span.end_time is not None  # A second time: the SDK says so.
         recording.ended = True
@@ -368,7 +291,7 @@ class SpanWatcher:
                 self._judge.finish(recording, span, duration_ns, session)
         finally:
             # The application may keep the span.
-            self._recordings.pop(id(span), None)
+            self._spans.recordings.pop(id(span), None)
         return True
 
     def _close(self, span: Span) -> None:
@@ -381,7 +304,7 @@ class SpanWatcher:
 
     def on_late(self, key: object, young: Young) -> Recording | None:
         """Take a span that has become late from ``young``; return its recording if the filters let it be sampled."""
-        recording, span = self._move_on(key, young), young[0]
+        recording, span = self._spans.move_on(key, young), young[0]
         if recording is None:
             return None
         if not self.enabled or not self._judge.may_select(recording, span):
@@ -437,21 +360,6 @@ class SpanWatcher:
 def _say_off() -> None:
     # On a request's thread, once in a process: nobody else could.
     _logger.warning("slowspan is off: %s", stack_sampler.unavailable())
-
-
-def _stand_aside(span: Span, below: Callable[[int], None]) -> None:
-    if getattr(below, "__func__", None) is not Span.end:
-        # Somebody else's stand-in, which may be going to take itself away as well.
-        span.end = below  # type: ignore[method-assign,assignment]
-        return
-    try:
-        del span.end
-    except AttributeError:
-        """One above ours has taken itself away and ours with it."""
-
-
-def _is_stand_in(end: object) -> bool:
-    return isinstance(end, partial) and isinstance(getattr(end.func, "__self__", None), SpanWatcher)
 
 
 def _make_inline_engine(settings: Settings) -> InlineEngine | None:
