@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.util._once import Once
 
 import slowspan
+from slowspan import watcher
 from slowspan.recording import stack_sampler
 from support import eventually
 
@@ -43,6 +44,16 @@ def own_temporary_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterato
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", folder)
         yield
+
+
+@pytest.fixture(params=["from the start", "once late"])
+def stood_in_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Say since when the ends of requests are stood in for, and so by what they are known while they are young.
+
+    From the start each goes by itself, as with all short thresholds; else by its trace.
+    """
+    if request.param == "once late":
+        monkeypatch.setattr(watcher, "SURE_NS", 0)
 
 
 @pytest.fixture(autouse=True)

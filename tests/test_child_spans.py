@@ -17,7 +17,6 @@ from opentelemetry.sdk.trace import Span, TracerProvider
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
 from profiles import MS, SECOND, STEM, TOTAL, make_profile, make_spans, make_tables
-from slowspan import watcher
 from slowspan.recording import child_spans
 from slowspan.recording.carriers import this_thread
 from slowspan.recording.profile import ChildSpan, Profile, ProfileFormatError, Sample, read_profile
@@ -30,11 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@pytest.fixture(params=["by itself", "by its trace"])
-def site(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
-    """Watch a provider; say by what a request is known while it is young."""
-    if request.param == "by its trace":
-        monkeypatch.setattr(watcher, "SURE_NS", 0)
+@pytest.fixture
+def site(stood_in_for: None) -> Iterator[Watched]:
     with watched() as one:
         yield one
 
@@ -230,6 +226,25 @@ def test_the_spans_of_all_requests_are_bounded(apart_site: Watched, monkeypatch:
     assert (len(found.spans), found.left_out) == (1, 1)
     other.end()
     assert children._count == 0
+
+
+def test_the_bound_holds_for_requests_that_become_late(young_site: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has ended inside them while they were young is counted then; the newest stay."""
+    monkeypatch.setattr(child_spans, "MAX_SPANS_IN_ALL", 4)
+    watcher = young_site.processor._watcher
+    requests = [young_site.start(name) for name in ("one", "other", "last")]
+    for request in requests:
+        for number in range(3):
+            child(young_site, request, str(number)).end()
+    for key, young in list(watcher.young.items()):
+        watcher._spans.move_on(key, young)
+    found = [watcher.children.ended(request) for request in requests]
+    assert [[span.name for span in one.spans] if one else [] for one in found] == [["0", "1", "2"], ["2"], []]
+    assert found[1].left_out == 2
+    assert watcher.children._count == 4
+    for request in requests:
+        request.end()
+    assert watcher.children._count == 0
 
 
 def test_a_request_that_is_thrown_away_leaves_nothing(site: Watched) -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -15,6 +16,7 @@ import pytest
 import uvloop
 from opentelemetry.trace import SpanKind
 
+from slowspan.recording import carriers
 from slowspan.recording.synthetic import BEFORE_FIRST_SAMPLE, HELD_THE_LOOP, WAITING_FOR_LOOP
 from slowspan.report.summary import hot_lines, time_shares
 from watched import Watched, compute_here, functions, watched
@@ -343,3 +345,28 @@ def test_profile_starts_with_the_task(run: Callable[[Any], Any], shop: Watched) 
     profile = shop.profile()
     assert sum(sample.wall_ns for sample in profile.samples) == profile.duration_ns
     assert BEFORE_FIRST_SAMPLE in functions(profile)
+
+
+@pytest.mark.parametrize(
+    ("name", "half", "whole"),
+    [
+        ("asyncio", {"_get_running_loop": lambda: None}, {"current_task": lambda _loop: None}),
+        ("greenlet", {}, {"getcurrent": lambda: SimpleNamespace(parent=None)}),
+    ],
+)
+def test_a_library_that_is_just_being_imported(
+    monkeypatch: pytest.MonkeyPatch, name: str, half: dict[str, Any], whole: dict[str, Any]
+) -> None:
+    """It is known once it is all there: what it lacked at the first look would be missed for ever."""
+    for known in ("_known", "_current_task", "_look_further", "_running_loop"):
+        monkeypatch.setattr(carriers, known, getattr(carriers, known))
+    carriers._known = None
+    monkeypatch.setitem(sys.modules, "gevent", SimpleNamespace())
+    library = SimpleNamespace(**half)
+    monkeypatch.setitem(sys.modules, "greenlet", SimpleNamespace(getcurrent=lambda: SimpleNamespace(parent=None)))
+    monkeypatch.setitem(sys.modules, name, library)
+    carriers.notice_new_libraries()
+    assert carriers._known is None
+    vars(library).update(whole)
+    carriers.notice_new_libraries()
+    assert carriers._known >= {"asyncio", "gevent"}

@@ -19,7 +19,6 @@ from opentelemetry import context, trace
 from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind
 
-from slowspan import watcher
 from slowspan.recording import stack_sampler
 from slowspan.recording.synthetic import BEFORE_FIRST_SAMPLE, NOT_SAMPLED
 from support import eventually
@@ -45,11 +44,9 @@ if TYPE_CHECKING:
     from slowspan.recording.recording import Young
 
 
-@pytest.fixture(params=["from the start", "once late"])
-def shop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
-    """Return a watched provider with the usual settings; say since when a request's end is stood in for."""
-    if request.param == "once late":
-        monkeypatch.setattr(watcher, "SURE_NS", 0)
+@pytest.fixture
+def shop(stood_in_for: None) -> Iterator[Watched]:
+    """Return a watched provider with the usual settings."""
     with watched() as shop:
         yield shop
 

@@ -235,18 +235,19 @@ def notice_new_libraries() -> None:
         return
     asyncio = sys.modules.get("asyncio")
     running_loop = getattr(asyncio, "_get_running_loop", _no_loop)
-    if asyncio is not None and running_loop is _no_loop:
+    current_task = getattr(asyncio, "current_task", None)
+    if asyncio is not None and (running_loop is _no_loop or current_task is None):
         return  # Another thread is importing it.
-    # In this order: a request that looks at the first one may call the second one.
-    _current_task = getattr(asyncio, "current_task", None)
-    _running_loop = running_loop
+    if not loaded.isdisjoint({"eventlet", "gevent"}) and not hasattr(sys.modules.get("greenlet"), "getcurrent"):
+        return  # The same, of the extension on which they stand.
+    # In this order: a request that is told of a loop by the second one asks the first one for its task.
+    _current_task, _running_loop = current_task, running_loop
     _look_further = _make_look(loaded) if loaded - {"asyncio"} else None
     _known = loaded
 
 
 def _make_look(loaded: frozenset[str]) -> Callable[[ThreadCarrier], ThreadCarrier | Runner | None]:
     """Return what finds a request that is on no event loop, with these libraries."""
-    # The extension of eventlet and gevent.
     current_greenlet = getattr(sys.modules.get("greenlet"), "getcurrent", None)
     trio = sys.modules.get("trio")
     has_asgiref, has_eventlet = "asgiref.sync" in loaded, "eventlet" in loaded

@@ -20,7 +20,8 @@ MAX_SPANS = 1000
 """Spans kept of one trace. Of more the newest stay: a span ends after those inside it, so the tree holds together."""
 
 MAX_SPANS_IN_ALL = 20_000
-"""Spans kept of all traces of a processor, of 2 kB each: what a thousand waiting requests need, and no more."""
+"""Spans kept of all traces of a processor, of 2 kB each: what a thousand waiting requests need, and no more. Those of
+young requests are counted when these become late."""
 
 
 class EndedSpans(NamedTuple):
@@ -115,6 +116,9 @@ class ChildSpans:
     def _adopt(self, trace: _Trace, spans: list[ReadableSpan]) -> None:
         if trace.spans is spans:
             return
+        too_many = max(self._count + len(spans) - MAX_SPANS_IN_ALL, 0)
+        trace.left_out += min(too_many, len(spans))
+        del spans[:too_many]
         trace.counted += len(spans)
         self._count += len(spans)
         if trace.spans:
