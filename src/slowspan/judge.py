@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from slowspan.recording.child_spans import ChildSpans
     from slowspan.recording.recording import Recording
     from slowspan.semconv import HttpFacts
+    from slowspan.span_attributes import SpanAttributes
 
 
 class Judge:
@@ -84,9 +85,7 @@ class Judge:
         if recording.lost is Lost.TOO_MANY:
             self._counters.drop(Drop.TOO_MANY_RECORDINGS)
         finished = self.freeze(recording, span, duration_ns, session)
-        if span.end_time is None:
-            span.set_attributes(profile_attributes(recording, finished))
-        else:
+        if not _write(span, profile_attributes(recording, finished)):
             self._counters.drop(Drop.NOT_LINKED)
         self._delivery.submit(finished)
 
@@ -109,8 +108,7 @@ class Judge:
         """Take back what was said of a running request that is not to be reported, as only its end has told."""
         if recording.threshold_ns is None:
             return
-        if span.end_time is None:
-            span.set_attribute(semconv.PROFILE_DROPPED, NOT_SELECTED)
+        _write(span, {semconv.PROFILE_DROPPED: NOT_SELECTED})
         if recording.told and recording.trace is not None:
             with recording.trace.lock:
                 partial = self.freeze(recording, span, duration_ns)
@@ -126,8 +124,7 @@ class Judge:
             if not recording.kept:
                 self._counters.drop(Drop.REPORT_LIMIT, detail=endpoint)
         recording.threshold_ns = threshold_ns
-        if span.end_time is None:
-            span.set_attributes(link_attributes(self._settings, recording))
+        _write(span, link_attributes(self._settings, recording))
 
     def freeze(
         self,
@@ -211,6 +208,14 @@ class Judge:
                 # Under the lock, so that the final profile, which replaces this one, comes after it.
                 self._delivery.submit(self.freeze(recording, span, age_ns, running=True))
         return True
+
+
+def _write(span: Span, attributes: SpanAttributes) -> bool:
+    """Write on a span unless it has ended, for which the SDK would log a warning; return whether it had not."""
+    if span.end_time is not None:
+        return False
+    span.set_attributes(attributes)
+    return True
 
 
 def _is_at_home(recording: Recording) -> bool:

@@ -149,9 +149,10 @@ class SlowSpanProcessor(SpanProcessor):
                     self._watcher.on_end_inside(span)
                 return
             found = self._young.pop(key, None)
-            is_fast = found is young and (span.end_time or 0) - (span.start_time or 0) < self._quick_ns
-            if not is_fast or key in self._traces:
+            if found is not young or (span.end_time or 0) - (span.start_time or 0) >= self._quick_ns:
                 self._watcher.on_end(young, found, span)
+            elif key in self._traces:
+                self._watcher.children.close(context)
         except Exception as error:  # noqa: BLE001 - anything raised here would become the request's
             self._watcher.on_error(error)
 

@@ -132,8 +132,8 @@ class RunningSpans:
         self.forget(span)
         return None
 
-    def find(self, context: SpanContext) -> list[Span]:
-        """Return the span of a context, but for one that is young and known by its trace."""
+    def find(self, context: SpanContext) -> Span | None:
+        """Return the span of a context, if it is here."""
         spans = [recording.span() for recording in list(self.recordings.values())]
         spans += [young[0] for young in list(self.young.values())]
-        return [span for span in dict.fromkeys(spans) if span is not None and span.context is context]
+        return next((span for span in spans if span is not None and span.context is context), None)

@@ -75,8 +75,8 @@ class RecordUnsampled(Sampler):
 class _StateWithAttributes(TraceState):
     """The trace state of a recorded request, which also has the attributes with which its span began.
 
-    The span itself begins without them: to check and copy them is half of what a span costs, and nobody but us reads
-    this one. A sampler has no other way to hand something on to the span that it decides on.
+    The span itself begins without them: to check and copy them is nearly half of what a span costs, and nobody but
+    us reads this one. A sampler has no other way to hand something on to the span that it decides on.
     """
 
     def __init__(self, state: TraceState | None, attributes: Attributes) -> None:

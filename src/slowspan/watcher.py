@@ -226,16 +226,13 @@ class SpanWatcher:
                 below(end_ns)
 
     def on_end(self, young: Young, found: Young | None, ended: ReadableSpan) -> None:
-        """Finish a span that has ended young, for the end of which nobody stood in, unless it was fast and alone.
+        """Finish a span that was young, and slow or just becoming late, when its end came past us.
 
         Args:
             young: The span.
             found: What was taken from ``young`` by its trace's id.
             ended: The span as it is exported.
         """
-        if found is young and (ended.end_time or 0) - (ended.start_time or 0) < self.quick_ns:
-            self._close(young[0])
-            return
         if found is not None and found is not young:
             self._spans.set_apart(found)
         self.children.open(young[0].context, young[2])
@@ -250,7 +247,8 @@ class SpanWatcher:
         context = ended.context
         if context is not None and self.children.is_open(context):
             # A watched one, but its end was called past us: its class's, or one fetched before it became late.
-            for span in self._spans.find(context):
+            span = self._spans.find(context)
+            if span is not None:
                 self._finish_ended(span, self.young.pop(span, None), ended)
         self.children.add(ended)
 
