@@ -89,6 +89,7 @@ def test_cpu_time_is_the_threads_own(shop: Watched) -> None:
     in_thread(lambda: shop.request(lambda: measure("computing", compute_here), name="computing"))
     profiles = {profile.span.name: profile for profile in shop.profiles()}
     for name, cpu_ns in measured.items():
+        assert profiles[name].cpu_time_ns is not None, (name, profiles[name].sample_count, profiles[name].notes)
         unknown_ns = profiles[name].samples[0].wall_ns
         assert cpu_ns - unknown_ns <= profiles[name].cpu_time_ns <= cpu_ns + 30_000_000
         assert sum(sample.cpu_ns for sample in profiles[name].samples) <= profiles[name].cpu_time_ns + 1_000_000

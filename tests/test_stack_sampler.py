@@ -201,6 +201,24 @@ def test_stops_from_every_state(sampler: StackSampler, monkeypatch: pytest.Monke
         eventually(lambda: samples_of(recording) > 0)
 
 
+def test_a_thread_that_ends_late_leaves_the_next_one_its_recordings(sampler: StackSampler) -> None:
+    """A thread that is held up for longer than its end is waited for forgets nothing of what another one samples."""
+    watcher, may_go_on = watch(sampler), threading.Event()
+    watcher.on_threshold = lambda *_: may_go_on.wait(30)  # type: ignore[method-assign]
+    with recorded(sampler, watcher) as recording:
+        eventually(lambda: recording in sampler.late)
+        late = sampler._thread
+        sampler.stop(0.01)
+    del watcher.on_threshold
+    with recorded(sampler, watcher) as recording:
+        eventually(lambda: samples_of(recording) > 0)
+        may_go_on.set()
+        late.join(10)
+        assert not late.is_alive()
+        count = samples_of(recording)
+        eventually(lambda: samples_of(recording) > count)
+
+
 def test_last_watcher_ends_the_thread(sampler: StackSampler) -> None:
     """The thread runs as long as one watcher is there, and forgets the recordings of those that are not."""
     first, second = watch(sampler), watch(sampler)

@@ -150,8 +150,10 @@ def _watch_the_sampler() -> Callable[[], bool]:
     counts = {recording: _count(recording) for recording in _recordings_here()}
 
     def is_seen() -> bool:
+        # In the order in which a request goes through them: the other way round it could slip past both.
+        is_on_its_way = _is_young_here()
         awaited = [r for r in _recordings_here() if _count(r) < counts.get(r, 0) + ENOUGH]
-        return not (awaited or _is_young_here()) or time.monotonic() > deadline
+        return not (is_on_its_way or awaited) or time.monotonic() > deadline
 
     return is_seen
 
@@ -171,7 +173,7 @@ def _is_young_here() -> bool:
         for watcher in watchers
         if isinstance(watcher, SpanWatcher)
         for recording in list(watcher._spans.recordings.values())
-        if recording.trace is None and recording.lost is None and recording.selected is not False
+        if recording not in sampler.late and recording.lost is None and recording.selected is not False
     ]
     return not sampler.parked and (here in young or here in between)
 

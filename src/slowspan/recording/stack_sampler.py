@@ -249,9 +249,11 @@ class StackSampler:
             else:
                 slept_ns = max(delay_ns, self._budget.stretch(MIN_SLEEP_NS))
                 self._sleep(slept_ns)
-        self._switching.restore()
-        for recording in list(self.late):
-            self._forget(recording)
+        # One that was held up for longer than ``stop`` waits finds that another thread samples now.
+        if self._thread is None:
+            self._switching.restore()
+            for recording in list(self.late):
+                self._forget(recording)
 
     def _sleep(self, delay_ns: float) -> None:
         switches = voluntary_switches()
