@@ -90,6 +90,7 @@ class StackSampler:
         self._cpu_ns = 0
         self._awake_ns = 0
         self._linger_until_ns = 0
+        self._rest_at_ns = 0
         self._wary_until_ns = 0
         self._is_wary = False
 
@@ -216,20 +217,10 @@ class StackSampler:
     def _run(self, term: object) -> None:
         cpu, clock = time.thread_time_ns(), time.perf_counter_ns()
         self._linger_until_ns = clock + LINGER_NS
-        rest_at_ns = clock + REST_NS
+        self._rest_at_ns = clock + REST_NS
         slept_ns: float = 0
         while self._term is term:
-            try:
-                delay_ns = self._tick()
-                if delay_ns is None or clock > rest_at_ns:
-                    rest_at_ns = clock + REST_NS
-                    notice_new_libraries()
-                    for watcher in list(self._watchers):
-                        watcher.on_rest()
-            except Exception as error:  # noqa: BLE001 - one bad tick must not end the thread
-                for watcher in list(self._watchers):
-                    watcher.on_error(error)
-                delay_ns = self._start_after_ns
+            delay_ns = self._turn(clock)
             cpu_before, clock_before = cpu, clock
             cpu, clock = time.thread_time_ns(), time.perf_counter_ns()
             self._cpu_ns += cpu - cpu_before
@@ -254,6 +245,21 @@ class StackSampler:
             self._switching.restore()
             for recording in list(self.late):
                 self._forget(recording)
+
+    def _turn(self, clock: int) -> float | None:
+        """Tick, and rest when it is time; return the nanoseconds to sleep, or None to park."""
+        try:
+            delay_ns = self._tick()
+            if delay_ns is None or clock > self._rest_at_ns:
+                self._rest_at_ns = clock + REST_NS
+                notice_new_libraries()
+                for watcher in list(self._watchers):
+                    watcher.on_rest()
+        except Exception as error:  # noqa: BLE001 - one bad tick must not end the thread
+            for watcher in list(self._watchers):
+                watcher.on_error(error)
+            return self._start_after_ns
+        return delay_ns
 
     def _sleep(self, delay_ns: float) -> None:
         switches = voluntary_switches()
