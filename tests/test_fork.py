@@ -187,7 +187,6 @@ def test_fork_with_every_lock_held(shop: Watched) -> None:
     locks = [
         stack_sampler.shared._start_lock,
         recording.trace.lock,
-        processor._watcher._started_lock,
         processor._counters._lock,
         processor._delivery._intake._lock,
     ]

@@ -52,14 +52,14 @@ class FakeWatcher:
         self.max_samples = 1000
         self.max_recordings = 100
         self.hung_after_ns = 3600 * 1000 * MS
-        self.young: dict[FakeSpan, tuple[FakeSpan, ThreadCarrier, list[object]]] = {}
+        self.young: dict[FakeSpan, tuple[FakeSpan, ThreadCarrier, list[object], object]] = {}
         self.recordings: dict[int, Recording] = {}
         self.errors: list[Exception] = []
         self.lost: list[str] = []
         self.is_wary: bool | None = None
         vars(self).update(limits)
 
-    def on_late(self, key: FakeSpan, young: tuple[FakeSpan, ThreadCarrier, list[object]]) -> Recording | None:
+    def on_late(self, key: FakeSpan, young: tuple[FakeSpan, ThreadCarrier, list[object], object]) -> Recording | None:
         """Take it."""
         span, *_ = self.young.pop(key)
         assert span is young[0]
@@ -108,7 +108,7 @@ def watch(sampler: StackSampler, **limits: Any) -> FakeWatcher:
 def begin(sampler: StackSampler, watcher: FakeWatcher, span: FakeSpan) -> Recording:
     """Begin a recording of the calling thread, as a span's start does."""
     recording = watcher.recordings[id(span)] = Recording(watcher, span, this_thread())
-    watcher.young[span] = span, recording.carrier, []
+    watcher.young[span] = span, recording.carrier, [], span.context
     if sampler.parked:
         sampler.wake()
     return recording
@@ -273,7 +273,7 @@ def test_jitter(sampler: StackSampler) -> None:
     span = FakeSpan()
     span.start_time -= 2_000 * MS
     recording = watcher.recordings[id(span)] = Recording(watcher, span, this_thread())
-    watcher.young[span] = span, recording.carrier, []
+    watcher.young[span] = span, recording.carrier, [], span.context
     delays = [sampler._tick() for _ in range(50)]
     assert all(10 * MS <= delay <= 30 * MS for delay in delays)
     assert max(delays) - min(delays) > 5 * MS

@@ -358,7 +358,7 @@ def test_a_library_that_is_just_being_imported(
     monkeypatch: pytest.MonkeyPatch, name: str, half: dict[str, Any], whole: dict[str, Any]
 ) -> None:
     """It is known once it is all there: what it lacked at the first look would be missed for ever."""
-    for known in ("_known", "_current_task", "_look_further", "_running_loop"):
+    for known in ("_known", "_current_task", "look_further", "running_loop"):
         monkeypatch.setattr(carriers, known, getattr(carriers, known))
     carriers._known = None
     monkeypatch.setitem(sys.modules, "gevent", SimpleNamespace())

@@ -166,7 +166,7 @@ def _recordings_here() -> list[Recording]:
 def _is_young_here() -> bool:
     sampler, here = stack_sampler.shared, this_thread()
     watchers = list(sampler._watchers)
-    young = [runner for watcher in watchers for _, runner, _ in list(watcher.young.values())]
+    young = [runner for watcher in watchers for _, runner, *_ in list(watcher.young.values())]
     # On its way from there to the sampler's late ones it is in neither.
     between = [
         recording.carrier

@@ -15,10 +15,12 @@ from slowspan.config_sources import load_settings
 from slowspan.control import Status, register, unregister
 from slowspan.counters import Counters
 from slowspan.delivery.pipeline import Delivery
-from slowspan.recording import child_spans, stack_sampler
-from slowspan.recording.carriers import runner_here
+from slowspan.native import get_ident
+from slowspan.recording import carriers, child_spans, stack_sampler
+from slowspan.recording.carriers import known_threads
 from slowspan.redaction import secret_names
 from slowspan.semconv import read_http
+from slowspan.span_fields import reads_fields
 from slowspan.watcher import SpanWatcher
 
 if TYPE_CHECKING:
@@ -115,33 +117,40 @@ class SlowSpanProcessor(SpanProcessor):
     # -- OpenTelemetry's callbacks. All that a fast request pays is written out here, and each line is counted: in a
     #    process that does other things between two requests a call costs as much as what is called.
 
+    @reads_fields
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002
         """Begin to watch a span. Runs on the request's thread."""
         # Compared by identity: hashing an enum member costs more than all the rest for spans of other kinds.
-        if span.kind in self._kinds and self._watcher.enabled:
+        if span._kind in self._kinds and self._watcher.enabled:
             try:
-                runner = runner_here()
+                # Mostly it is a thread that runs one request after the other.
+                runner: Any = known_threads.get(get_ident())
+                loop = carriers.running_loop()
+                if runner is None or loop is not None or carriers.look_further is not None:
+                    runner = carriers.runner_on(runner, loop)
                 if runner is None or self._watcher.keeps_apart:
                     self._watcher.start_apart(span, runner)
                     return
-                key = span.context[0]
-                young: Young = span, runner, []
+                context: Any = span._context
+                key = context[0]
+                young: Young = span, runner, [], context
                 if self._young.setdefault(key, young) is not young or key in self._running:
                     self._watcher.share_trace(key, young)
                     return
-                next(self._watcher.started)
+                self._watcher.seen += 1
                 if self._sampler.parked:
                     self._watcher.wake_sampler(key, young)
             except Exception as error:  # noqa: BLE001 - anything raised here would become the request's
                 self._watcher.on_error(error)
 
+    @reads_fields
     def on_end(self, span: ReadableSpan) -> None:
         """Forget a fast request, or keep a span inside a watched one. Runs on the thread that ends it."""
         try:
-            context: Any = span.context
+            context: Any = span._context
             key = context[0]
             young = self._young.get(key)
-            if young is None or young[0].context is not context:
+            if young is None or young[3] is not context:
                 # Most spans are in no watched one, and most of the others in a young one that is alone in its trace.
                 if young is not None and key not in self._traces and len(young[2]) < child_spans.MAX_SPANS:
                     young[2].append(span)
@@ -149,7 +158,7 @@ class SlowSpanProcessor(SpanProcessor):
                     self._watcher.on_end_inside(span)
                 return
             found = self._young.pop(key, None)
-            if found is not young or (span.end_time or 0) - (span.start_time or 0) >= self._quick_ns:
+            if found is not young or (span._end_time or 0) - (span._start_time or 0) >= self._quick_ns:
                 self._watcher.on_end(young, found, span)
             elif key in self._traces:
                 self._watcher.children.close(context)
@@ -222,7 +231,7 @@ class SlowSpanProcessor(SpanProcessor):
         return Status(
             enabled=self._watcher.enabled,
             unavailable=stack_sampler.unavailable(),
-            seen=sum(watcher.seen() for watcher in self._watchers()),
+            seen=sum(watcher.seen for watcher in self._watchers()),
             recorded=counts.recorded,
             slow=counts.slow,
             reports=counts.reports,

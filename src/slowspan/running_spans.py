@@ -81,7 +81,7 @@ class RunningSpans:
         """Keep a span by itself that another one keeps from being known by its trace."""
         if self.stand_in(young[0]):
             self.young[young[0]] = young
-            self.children.open(young[0].context, young[2])
+            self.children.open(young[3], young[2])
 
     def take(self, key: object, young: Young) -> bool:
         """Take a span from ``young``; return whether it was there."""

@@ -144,6 +144,23 @@ def this_thread() -> ThreadCarrier:
     return ThreadCarrier(native.get_ident(), get_native_id())
 
 
+known_threads: dict[int, ThreadCarrier] = {}
+"""The living threads that have started a span for themselves, by their ids.
+
+To ask it costs a request less than what is kept by the interpreter for each thread does: that is found in other places
+of the memory at each step."""
+
+
+class _UntilItsEnd:
+    """Has a thread forgotten when it ends: the interpreter then throws away what it keeps for it."""
+
+    def __init__(self, thread_id: int) -> None:
+        self._thread_id = thread_id
+
+    def __del__(self, forget: Callable[..., object] = known_threads.pop) -> None:
+        forget(self._thread_id, None)
+
+
 class CallingThread(native.local):
     """What is known of the thread that starts a span; found once per thread, since asking the kernel costs 1 µs.
 
@@ -152,12 +169,16 @@ class CallingThread(native.local):
     """
 
     def __init__(self) -> None:
-        self.carrier: ThreadCarrier | None = None if called_from_pool(1) else this_thread()
+        self.carrier: ThreadCarrier | None = None
+        if not called_from_pool(1):
+            self.carrier = known_threads[native.get_ident()] = this_thread()
+            self._known = _UntilItsEnd(self.carrier.thread_id)
 
     def renew(self) -> None:
         """Read the ids anew: a forked child's only thread has a new one."""
+        known_threads.clear()
         if self.carrier is not None:
-            self.carrier = this_thread()
+            self.carrier = known_threads[native.get_ident()] = this_thread()
 
 
 calling_thread: CallingThread = CallingThread()
@@ -194,19 +215,28 @@ def key_of(runner: ThreadCarrier | Runner) -> int:
 
 
 def runner_here() -> ThreadCarrier | Runner | None:
-    """Return what runs the request that starts now. On the path of every request.
+    """Return what runs the request that starts now.
 
     Returns:
         None where there is nothing that can be followed, as in an event loop's callback, and where a pool starts the
         span on behalf of another thread.
     """
-    thread = calling_thread.carrier
-    loop = _running_loop()
+    return runner_on(known_threads.get(native.get_ident()), running_loop())
+
+
+def runner_on(thread: ThreadCarrier | None, loop: object) -> ThreadCarrier | Runner | None:
+    """Return what runs the request that starts now, as ``runner_here`` does. On the path of many requests.
+
+    Args:
+        thread: The calling thread, if it is a known one.
+        loop: The event loop that runs on it, or None.
+    """
+    thread = thread or calling_thread.carrier
     if loop is not None and thread is not None:
         task = _current_task(loop)
         return (thread, task) if task is not None else None
-    if _look_further is not None and thread is not None:
-        return _look_further(thread)
+    if look_further is not None and thread is not None:
+        return look_further(thread)
     return thread
 
 
@@ -229,20 +259,20 @@ _known: frozenset[str] | None = None
 
 def notice_new_libraries() -> None:
     """Notice libraries that were imported since the last call. Takes microseconds; the sampler's thread calls it."""
-    global _current_task, _known, _look_further, _running_loop
+    global _current_task, _known, look_further, running_loop
     loaded = _LIBRARIES.intersection(sys.modules.keys() & _LIBRARIES)
     if loaded == _known:
         return
     asyncio = sys.modules.get("asyncio")
-    running_loop = getattr(asyncio, "_get_running_loop", _no_loop)
+    get_loop = getattr(asyncio, "_get_running_loop", _no_loop)
     current_task = getattr(asyncio, "current_task", None)
-    if asyncio is not None and (running_loop is _no_loop or current_task is None):
+    if asyncio is not None and (get_loop is _no_loop or current_task is None):
         return  # Another thread is importing it.
     if not loaded.isdisjoint({"eventlet", "gevent"}) and not hasattr(sys.modules.get("greenlet"), "getcurrent"):
         return  # The same, of the extension on which they stand.
     # In this order: a request that is told of a loop by the second one asks the first one for its task.
-    _current_task, _running_loop = current_task, running_loop
-    _look_further = _make_look(loaded) if loaded - {"asyncio"} else None
+    _current_task, running_loop = current_task, get_loop
+    look_further = _make_look(loaded) if loaded - {"asyncio"} else None
     _known = loaded
 
 
@@ -281,14 +311,14 @@ def _no_loop() -> None:
 
 def _notice_first() -> Any:
     notice_new_libraries()
-    return _running_loop() if _running_loop is not _notice_first else None
+    return running_loop() if running_loop is not _notice_first else None
 
 
-_running_loop: Callable[[], Any] = _notice_first
+running_loop: Callable[[], Any] = _notice_first
 """Returns the event loop that runs on the calling thread, or None."""
 
 _current_task: Any = None
 """Returns a loop's running task."""
 
-_look_further: Callable[[ThreadCarrier], ThreadCarrier | Runner | None] | None = None
+look_further: Callable[[ThreadCarrier], ThreadCarrier | Runner | None] | None = None
 """Finds what runs a request on no event loop, where a library is loaded that runs many of those on one thread."""

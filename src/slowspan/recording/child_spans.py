@@ -136,13 +136,13 @@ class ChildSpans:
     def _first(self, trace_id: int) -> SpanContext | None:
         # In this order: what leaves ``young`` to become late is among the running before.
         young = self.young.get(trace_id)
-        return self.running.get(trace_id) if young is None else young[0].context
+        return self.running.get(trace_id) if young is None else young[3]
 
     def _own(self, trace: _Trace, first: SpanContext) -> None:
         """Note the watched span by which a trace was known so far, unless it has ended."""
         trace.owners[first.span_id] = first
         young = self.young.get(first[0])
-        if young is not None and young[0].context is first:
+        if young is not None and young[3] is first:
             self._adopt(trace, young[2])
         elif self.running.get(first[0]) is not first:
             # It had looked for the trace before that was there.

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from opentelemetry.sdk.trace import ReadableSpan, Span
+    from opentelemetry.trace import SpanContext
     from pyinstrument import Profiler
 
     from slowspan.recording.carriers import Carrier, Runner, ThreadCarrier
@@ -29,8 +30,9 @@ class Lost(enum.Enum):
     SAMPLER_OFF = "The stack sampler was not running."
 
 
-Young = tuple["Span", "ThreadCarrier | Runner", "list[ReadableSpan]"]
-"""A running span that is not late, what ran it at its start, and, if it is known by its trace, what ended inside it."""
+Young = tuple["Span", "ThreadCarrier | Runner", "list[ReadableSpan]", "SpanContext"]
+"""A running span that is not late, what ran it at its start, if it is known by its trace what ended inside it, and the
+span's context, by which its end is known."""
 
 
 class Watcher(Protocol):

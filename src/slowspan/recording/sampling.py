@@ -209,7 +209,7 @@ def give_up_reused_threads(late: Iterable[Recording], young: Iterable[Mapping[ob
             _give_up(newest.get(key), trace_id)
             newest[key] = recording
     for spans in young:
-        for span, runner, _ in list(spans.values()):
+        for span, runner, *_ in list(spans.values()):
             _give_up(newest.get(key_of(runner)), _trace_id(span))
 
 
