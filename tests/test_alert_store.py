@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import servers
-from alert_servers import memcached_server, redis_server
+from alert_servers import memcached_server, redis_cluster, redis_sentinel, redis_server
 from reports import in_forked_child
 from slowspan.config import Settings
 from slowspan.delivery.alert_fallback import RETRY_AFTER, FallbackStore, make_store
@@ -36,6 +36,8 @@ SECOND = 10**9
 DAY = 86_400.0
 KEY = AlertKey("e" * 32, "shop GET /orders/<id>")
 POLICY = AlertPolicy(lease=1.0)
+
+SERVERS = ("redis", "memcached", "cluster", "sentinel", "valkey")
 
 _worlds = itertools.count()
 
@@ -60,7 +62,7 @@ class World:
     def pass_time(self, seconds: float) -> None:
         """Move the clock; servers let leases lapse by their own, in whole seconds."""
         self.now += seconds
-        if self.kind in ("redis", "memcached"):
+        if self.kind in SERVERS:
             time.sleep(min(seconds, 2.1))
 
 
@@ -78,11 +80,31 @@ def memcached() -> Iterator[str]:
         yield uri
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis", "memcached"])
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """Return the URI of a cluster of Redis."""
+    with redis_cluster() as uri:
+        yield uri
+
+
+@pytest.fixture(scope="module")
+def sentinel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the URI of a Redis that is found by its sentinel."""
+    with redis_sentinel(tmp_path_factory.mktemp("sentinel")) as uri:
+        yield uri
+
+
+@pytest.fixture(scope="module")
+def valkey(redis: str) -> str:
+    """Return a URI for Valkey's client. Its server is that of Redis: Debian has none of its own yet."""
+    return redis.replace("redis://", "valkey://")
+
+
+@pytest.fixture(params=["memory", "sqlite", *SERVERS])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     """Return the state of each kind of store; those on one server meet neither in keys nor in hours."""
     opened: list[AlertStore] = []
-    uri = request.getfixturevalue(request.param) if request.param in ("redis", "memcached") else ""
+    uri = request.getfixturevalue(request.param) if request.param in SERVERS else ""
     shared = MemoryStore(POLICY)
 
     def open_one(policy: AlertPolicy) -> AlertStore:
@@ -470,9 +492,8 @@ def test_forked_child(world: World) -> None:
 def test_check_and_close(world: World) -> None:
     """A check says what the store is and leaves nothing behind; a closed store opens itself again."""
     store = world.store()
-    word = {"memory": "memory", "sqlite": ALERT_STATE, "redis": "redis://127", "memcached": "memcached://127"}[
-        world.kind
-    ]
+    words = {"sqlite": ALERT_STATE, "cluster": "redis+cluster://127", "sentinel": "redis+sentinel://127"}
+    word = words.get(world.kind, "memory" if world.kind == "memory" else f"{world.kind}://127")
     assert word in store.check(world.now)
     assert store.check(world.now) == store.check(world.now)
     store.close()
@@ -873,6 +894,8 @@ def test_sentinels_are_asked_for_the_master_alone() -> None:
         ("redis://:s3cret@host", "limits", "pip install 'slowspan[redis]'"),
         ("memcached://host", "limits", "pip install 'slowspan[memcached]'"),
         ("redis://:s3cret@host", "redis", "pip install 'slowspan[redis]'"),
+        ("valkey://:s3cret@host", "limits", "pip install 'slowspan[valkey]'"),
+        ("valkey://:s3cret@host", "valkey", "pip install 'slowspan[valkey]'"),
         ("memcached://host", "pymemcache", "pip install 'slowspan[memcached]'"),
         ("rabbit://:s3cret@host", None, "unknown scheme, 'rabbit'"),
         ("async+redis://:s3cret@host", None, "unknown scheme, 'async+redis'"),

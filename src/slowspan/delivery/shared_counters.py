@@ -32,7 +32,7 @@ _MEMCACHED_RELATIVE = 30 * 86_400
 
 _PACKAGES = {
     "redis": ("redis", "'slowspan[redis]'"),
-    "valkey": ("valkey", "'limits[valkey]'"),
+    "valkey": ("valkey", "'slowspan[valkey]'"),
     "memcached": ("pymemcache", "'slowspan[memcached]'"),
     "mongodb": ("pymongo", "'limits[mongodb]'"),
 }
@@ -123,7 +123,7 @@ class SharedCounters:
 def _storage_class(uri: str) -> Any:
     """Return the class of ``limits`` for a URI, once all that it needs is there."""
     scheme = _split(uri)[0]
-    extra = "memcached" if scheme == "memcached" else "redis"
+    extra = next((name for name in ("memcached", "valkey") if scheme.startswith(name)), "redis")
     try:
         # Imported here because only fleets need it, and it takes a quarter of a second.
         schemes = import_module("limits.storage").SCHEMES
