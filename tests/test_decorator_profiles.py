@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -334,6 +335,16 @@ def test_inline_engine(no_global_provider: None) -> None:
     engines = {name: profile.engine for name, profile in profiles.items()}
     assert engines == {"items": "thread", "outer": "inline", "slow one": "thread"}
     assert all("helper" in functions(profile) for profile in profiles.values())
+
+
+def test_function_on_a_pools_thread(alone: WatchingProcessor) -> None:
+    """A function is profiled on a thread of a pool that has never run anything else that is watched."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(slow).result()
+        pool.submit(in_thread, slow).result()
+    profiles = alone.profiles()
+    assert [profile.notes for profile in profiles] == [(), ()]
+    assert all(functions(profile)["helper"] > 0.3 for profile in profiles)
 
 
 def test_block_is_profiled(alone: WatchingProcessor) -> None:

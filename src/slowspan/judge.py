@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from _thread import get_native_id
 from typing import TYPE_CHECKING
 
 from slowspan import semconv
@@ -11,7 +12,7 @@ from slowspan.counters import Drop
 from slowspan.delivery.naming import report_name
 from slowspan.delivery.report_limit import ReportLimit
 from slowspan.fork import call_after_fork
-from slowspan.recording.carriers import calling_thread, is_greenlet
+from slowspan.recording.carriers import is_greenlet
 from slowspan.recording.finished import Finished
 from slowspan.recording.gauge import HAS_THREAD_CLOCKS
 from slowspan.recording.recording import Lost
@@ -223,6 +224,5 @@ def _write(span: Span, attributes: SpanAttributes) -> bool:
 
 def _is_at_home(recording: Recording) -> bool:
     """Return whether the calling thread is the request's, so that its CPU clock tells of the request."""
-    here = calling_thread.carrier
-    at_home = here is not None and here.native_id == recording.carrier.native_id
+    at_home = recording.carrier.native_id == get_native_id()
     return at_home and HAS_THREAD_CLOCKS and recording.lost is not Lost.THREAD_REUSED

@@ -15,8 +15,8 @@ from slowspan.judge import Judge
 from slowspan.recording import stack_sampler
 from slowspan.recording.carriers import (
     ThreadCarrier,
-    calling_thread,
     carrier_that_starts,
+    known_threads,
     name_of_thread,
     runner_here,
 )
@@ -146,8 +146,9 @@ class SpanWatcher:
             self.enabled = False
             _say_off()
             return
-        thread = calling_thread.carrier
+        thread = known_threads.get(native.get_ident())
         if thread is None:
+            # A pool calls the processor for the thread that starts the span.
             runner = carrier_that_starts(span)
         if not self._spans.stand_in(span):
             return

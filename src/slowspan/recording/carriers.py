@@ -90,19 +90,16 @@ def is_greenlet(carrier: Carrier) -> bool:
     return isinstance(carrier, GreenletCarrier)
 
 
-def called_from_pool(level: int) -> bool:
-    """Return whether a thread pool calls us for another thread, which is starting the span.
+def _is_called_by_pool() -> bool:
+    """Return whether a thread pool calls a span processor for another thread, which is starting the span.
 
     The SDK's ``ConcurrentMultiSpanProcessor`` calls its processors that way; the request's thread waits meanwhile. A
     pool further out, around the span's start, is the one that serves the request.
-
-    Args:
-        level: At which frame to begin: 1 is this function's caller, 2 the caller's caller, and so on.
     """
     pools = sys.modules.get("concurrent.futures.thread")
     if pools is None:
         return False
-    frame: FrameType | None = sys._getframe(level)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not _START_CODE:
         if frame.f_code.co_filename == pools.__file__:
             return True
@@ -145,7 +142,7 @@ def this_thread() -> ThreadCarrier:
 
 
 known_threads: dict[int, ThreadCarrier] = {}
-"""The living threads that have started a span for themselves, by their ids.
+"""The living threads that have started a watched span, by their ids; not a pool's that calls for others.
 
 To ask it costs a request less than what is kept by the interpreter for each thread does: that is found in other places
 of the memory at each step."""
@@ -165,25 +162,26 @@ class CallingThread(native.local):
     """What is known of the thread that starts a span; found once per thread, since asking the kernel costs 1 µs.
 
     Attributes:
-        carrier: The thread, or None where a pool starts spans on behalf of other threads.
+        carrier: The thread.
     """
 
     def __init__(self) -> None:
-        self.carrier: ThreadCarrier | None = None
-        if not called_from_pool(1):
-            self.carrier = known_threads[native.get_ident()] = this_thread()
-            self._known = _UntilItsEnd(self.carrier.thread_id)
+        self._read()
+        self._known = _UntilItsEnd(self.carrier.thread_id)
 
-    def renew(self) -> None:
-        """Read the ids anew: a forked child's only thread has a new one."""
+    def _read(self) -> None:
+        self.carrier: ThreadCarrier = this_thread()
+        known_threads[self.carrier.thread_id] = self.carrier
+
+    def forget_others(self) -> None:
+        """Start anew in a forked child, whose only thread has a new id to the kernel."""
         known_threads.clear()
-        if self.carrier is not None:
-            self.carrier = known_threads[native.get_ident()] = this_thread()
+        self._read()
 
 
 calling_thread: CallingThread = CallingThread()
 
-call_after_fork(calling_thread.renew)
+call_after_fork(calling_thread.forget_others)
 
 
 Runner = tuple[Any, Any]
@@ -215,29 +213,33 @@ def key_of(runner: ThreadCarrier | Runner) -> int:
 
 
 def runner_here() -> ThreadCarrier | Runner | None:
-    """Return what runs the request that starts now.
+    """Return what runs the caller.
 
     Returns:
-        None where there is nothing that can be followed, as in an event loop's callback, and where a pool starts the
-        span on behalf of another thread.
+        None where there is nothing that can be followed, as in an event loop's callback.
     """
-    return runner_on(known_threads.get(native.get_ident()), running_loop())
+    return runner_on(calling_thread.carrier, running_loop())
 
 
 def runner_on(thread: ThreadCarrier | None, loop: object) -> ThreadCarrier | Runner | None:
-    """Return what runs the request that starts now, as ``runner_here`` does. On the path of many requests.
+    """Return what runs the request that starts now. On the path of many requests.
 
     Args:
-        thread: The calling thread, if it is a known one.
+        thread: The calling thread, if it is a known one. For any other the caller must be a span processor.
         loop: The event loop that runs on it, or None.
+
+    Returns:
+        None where there is nothing that can be followed, as in an event loop's callback, and where a pool calls the
+        processor on behalf of another thread.
     """
-    thread = thread or calling_thread.carrier
-    if loop is not None and thread is not None:
+    if thread is None:
+        if _is_called_by_pool():
+            return None
+        thread = calling_thread.carrier
+    if loop is not None:
         task = _current_task(loop)
         return (thread, task) if task is not None else None
-    if look_further is not None and thread is not None:
-        return look_further(thread)
-    return thread
+    return thread if look_further is None else look_further(thread)
 
 
 def _task_beyond_asgiref() -> Runner | None:
