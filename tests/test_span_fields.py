@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind
 
 from slowspan import SlowSpanProcessor, span_fields
-from slowspan.recording import carriers
-from slowspan.recording.carriers import known_threads
 from slowspan.span_fields import reads_fields
-from watched import ID, in_thread, wait_here, watched
-
-if TYPE_CHECKING:
-    from watched import Watched
+from watched import ID, wait_here, watched
 
 
 def fields(span: Any) -> tuple[Any, ...]:
@@ -78,49 +71,3 @@ def test_a_processor_that_reads_properties(monkeypatch: pytest.MonkeyPatch) -> N
         shop.request(wait_here)
         assert shop.attributes()[ID] == shop.profile().id
         assert shop.processor.status().drops == {}
-
-
-@pytest.fixture
-def quiet_shop() -> Any:
-    """Watch spans of which none becomes late."""
-    with watched(threshold=3600, start_after=1800) as shop:
-        yield shop
-
-
-def test_threads_are_known_as_long_as_they_live(quiet_shop: Watched) -> None:
-    """A thread is known from its first span to its end, so that another one with its id is never taken for it."""
-    seen: list[carriers.ThreadCarrier] = []
-
-    def request() -> None:
-        quiet_shop.request(lambda: seen.append(known_threads[threading.get_ident()]))
-
-    before = dict(known_threads)
-    for _ in range(3):
-        in_thread(request)
-    assert known_threads == before
-    assert len({carrier.native_id for carrier in seen}) == 3
-    quiet_shop.request(lambda: None)
-    assert known_threads[threading.get_ident()] == carriers.this_thread()
-
-
-def test_no_span_is_lost_from_the_count(quiet_shop: Watched) -> None:
-    """Threads count their spans without a lock; the interpreter never changes threads amid that."""
-    count, threads = 2000, 8
-    go = threading.Barrier(threads)
-
-    def requests() -> None:
-        go.wait(30)
-        for _ in range(count):
-            quiet_shop.start().end()
-
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        running = [threading.Thread(target=requests) for _ in range(threads)]
-        for thread in running:
-            thread.start()
-        for thread in running:
-            thread.join()
-    finally:
-        sys.setswitchinterval(usual)
-    assert quiet_shop.processor.status().seen == count * threads

@@ -7,6 +7,7 @@ import asyncio
 import gc
 import itertools
 import logging
+import sys
 import threading
 import time
 import weakref
@@ -19,7 +20,8 @@ from opentelemetry import context, trace
 from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind
 
-from slowspan.recording import stack_sampler
+from slowspan.recording import carriers, stack_sampler
+from slowspan.recording.carriers import known_threads
 from slowspan.recording.synthetic import BEFORE_FIRST_SAMPLE, NOT_SAMPLED
 from support import eventually
 from watched import (
@@ -742,3 +744,45 @@ def test_current_span_is_untouched(shop: Watched) -> None:
         wait_here()
     assert context.get_current() is before
     assert len(shop.profiles()) == 1
+
+
+# -- On many threads.
+
+
+def test_threads_are_known_as_long_as_they_live(young_shop: Watched) -> None:
+    """A thread is known from its first span to its end, so that another one with its id is never taken for it."""
+    seen: list[carriers.ThreadCarrier] = []
+
+    def request() -> None:
+        young_shop.request(lambda: seen.append(known_threads[threading.get_ident()]))
+
+    before = dict(known_threads)
+    for _ in range(3):
+        in_thread(request)
+    assert known_threads == before
+    assert len({carrier.native_id for carrier in seen}) == 3
+    young_shop.request(lambda: None)
+    assert known_threads[threading.get_ident()] == carriers.this_thread()
+
+
+def test_no_span_is_lost_from_the_count(young_shop: Watched) -> None:
+    """Threads count their spans without a lock; the interpreter never changes threads amid that."""
+    count, threads = 2000, 8
+    go = threading.Barrier(threads)
+
+    def requests() -> None:
+        go.wait(30)
+        for _ in range(count):
+            young_shop.start().end()
+
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        running = [threading.Thread(target=requests) for _ in range(threads)]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+    finally:
+        sys.setswitchinterval(usual)
+    assert young_shop.processor.status().seen == count * threads

@@ -66,12 +66,8 @@ class Judge:
 
     # -- On the request's thread, at its end.
 
-    def finish(self, recording: Recording, span: Span, duration_ns: int, session: Session | None) -> Finished | None:
-        """Decide on a span that is over the smallest threshold; if it is slow, link its profile on it.
-
-        Returns:
-            What is to be handed on, if anything is.
-        """
+    def finish(self, recording: Recording, span: Span, duration_ns: int, session: Session | None) -> None:
+        """Decide on a span that is over the smallest threshold; if it is slow, hand it on."""
         # Taken first: it is the account of the request, not of what follows here.
         cpu_ns = time.thread_time_ns() if _is_at_home(recording) else None
         trace = recording.trace
@@ -79,7 +75,8 @@ class Judge:
             with trace.lock:
                 """Whoever has linked or told of it without knowing of its end is done now."""
         if not self._is_slow(recording, span, duration_ns):
-            return self._take_back(recording, span, duration_ns)
+            self._take_back(recording, span, duration_ns)
+            return
         if trace is not None:
             with trace.lock:
                 # When the thread was lost nothing is known of the time after the last sample.
@@ -91,7 +88,7 @@ class Judge:
         finished = self.freeze(recording, span, duration_ns, session)
         if not _write(span, profile_attributes(recording, finished)):
             self._counters.drop(Drop.NOT_LINKED)
-        return finished
+        self._delivery.submit(finished)
 
     def _is_slow(self, recording: Recording, span: Span, duration_ns: int) -> bool:
         """Tell whether a span that has ended is a slow request, and if it is, link its profile on it."""
@@ -108,15 +105,15 @@ class Judge:
         self._link(recording, span, http, threshold_ns)
         return True
 
-    def _take_back(self, recording: Recording, span: Span, duration_ns: int) -> Finished | None:
+    def _take_back(self, recording: Recording, span: Span, duration_ns: int) -> None:
         """Take back what was said of a running request that is not to be reported, as only its end has told."""
         if recording.threshold_ns is None:
-            return None
+            return
         _write(span, {semconv.PROFILE_DROPPED: NOT_SELECTED})
-        if not recording.told or recording.trace is None:
-            return None
-        with recording.trace.lock:
-            return self.freeze(recording, span, duration_ns)._replace(withdrawn=True)
+        if recording.told and recording.trace is not None:
+            with recording.trace.lock:
+                partial = self.freeze(recording, span, duration_ns)
+            self._delivery.submit(partial._replace(withdrawn=True))
 
     def _link(self, recording: Recording, span: Span, http: HttpFacts, threshold_ns: int) -> None:
         """Write on a span where its profile will be."""

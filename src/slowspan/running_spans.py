@@ -120,7 +120,7 @@ class RunningSpans:
         # First there, then away from here: the thread that ends the span finds it in one of the two.
         recording = self.record(span, young[1])
         if key is not span:
-            self.children.open(span.context, young[2])
+            self.children.open(young[3], young[2])
         if self.take(key, young):
             is_ours = key is span or self.stand_in(span)
             if span.end_time is None and is_ours:

@@ -203,24 +203,18 @@ class SpanWatcher:
         """
         # Taken first: our own work must not lengthen the span.
         end_ns = time.time_ns() if end_time is None else end_time
-        finished: Finished | None = None
         is_ours = True
         try:
             young = self.young.pop(span, None)
             if young is None or end_ns - (span.start_time or 0) >= self.quick_ns:
-                is_ours, finished = self._finish(span, young, end_ns)
+                is_ours = self._finish(span, young, end_ns)
         except Exception as error:  # noqa: BLE001 - anything raised here would become the request's
             self.on_error(error)
         finally:
-            try:
-                if is_ours:
-                    self._close(span)
-                    stand_aside(span, below)
-                    below(end_ns)
-            finally:
-                # Last of all: it wakes a thread, which from then on asks for the interpreter lock.
-                if finished is not None:
-                    self._delivery.submit(finished)
+            if is_ours:
+                self._close(span)
+                stand_aside(span, below)
+                below(end_ns)
 
     def on_end(self, young: Young, found: Young | None, ended: ReadableSpan) -> None:
         """Finish a span that was young, and slow or just becoming late, when its end came past us.
@@ -252,16 +246,13 @@ class SpanWatcher:
     def _finish_ended(self, span: Span, young: Young | None, ended: ReadableSpan) -> None:
         """Finish the recording of a span on which nothing can be written any more."""
         try:
-            is_ours, finished = self._finish(span, young, ended.end_time or 0)
-            if is_ours:
+            if self._finish(span, young, ended.end_time or 0):
                 self._sampler.beware()
-            if finished is not None:
-                self._delivery.submit(finished)
         finally:
             self._close(span)
             stand_aside_if_there(span)
 
-    def _finish(self, span: Span, young: Young | None, end_ns: int) -> tuple[bool, Finished | None]:
+    def _finish(self, span: Span, young: Young | None, end_ns: int) -> bool:
         """Finish the recording of a span that may be slow.
 
         Args:
@@ -270,28 +261,27 @@ class SpanWatcher:
             end_ns: When it ends.
 
         Returns:
-            False when another thread is ending the span at this moment; and what is to be handed on, if anything is.
+            False when another thread is ending the span at this moment.
         """
         recording = self._spans.recordings.get(id(span))
         if recording is None:
             if young is None:
-                return True, None  # It has ended before, or was forgotten.
+                return True  # It has ended before, or was forgotten.
             recording = self._spans.record(young[0], young[1])
         elif recording.ended:
-            return span.end_time is not None, None  # A second time: the SDK says so.
+            return span.end_time is not None  # A second time: the SDK says so.
         recording.ended = True
-        finished = None
         try:
             # First of all: whatever comes now would be profiled as well.
             profiler = recording.inline
             session = self._inline.stop(profiler) if self._inline and profiler else None
             duration_ns = end_ns - recording.start_ns
             if duration_ns >= self._min_threshold_ns and recording.selected is not False and self.enabled:
-                finished = self._judge.finish(recording, span, duration_ns, session)
+                self._judge.finish(recording, span, duration_ns, session)
         finally:
             # The application may keep the span.
             self._spans.recordings.pop(id(span), None)
-        return True, finished
+        return True
 
     def _close(self, span: Span) -> None:
         try:

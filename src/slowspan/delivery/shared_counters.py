@@ -123,21 +123,21 @@ class SharedCounters:
 def _storage_class(uri: str) -> Any:
     """Return the class of ``limits`` for a URI, once all that it needs is there."""
     scheme = _split(uri)[0]
-    extra = next((name for name in ("memcached", "valkey") if scheme.startswith(name)), "redis")
+    needed = (one for name, one in _PACKAGES.items() if scheme.startswith(name))
+    package, extra = next(needed, ("limits", _PACKAGES["redis"][1]))
+    missing = AlertStoreError(f"alert_store needs a package: pip install {extra}")
     try:
         # Imported here because only fleets need it, and it takes a quarter of a second.
         schemes = import_module("limits.storage").SCHEMES
     except ImportError:
-        raise AlertStoreError(f"alert_store needs a package: pip install 'slowspan[{extra}]'") from None
+        raise missing from None
     if scheme not in schemes or scheme.startswith("async+"):
         known = ", ".join(sorted(name for name in schemes if not name.startswith("async+")))
         raise AlertStoreError(f"alert_store has an unknown scheme, {scheme!r}; known are {known}")
-    for package, hint in _PACKAGES.items():
-        if scheme.startswith(package):
-            try:
-                import_module(hint[0])
-            except ImportError:
-                raise AlertStoreError(f"alert_store needs a package: pip install {hint[1]}") from None
+    try:
+        import_module(package)
+    except ImportError:
+        raise missing from None
     return schemes[scheme]
 
 
