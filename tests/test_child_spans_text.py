@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from slowspan.recording.query_text import MAX_TEXT, masked_query
-from slowspan.recording.span_tree import AttributeReader, shown_url
+from slowspan.recording.span_tree import AttributeReader, shown_name, shown_url
 from slowspan.redaction import DEFAULT_REDACTED_PARAMETERS, secret_names
 
 SECRET_NAMES = secret_names(DEFAULT_REDACTED_PARAMETERS)
+NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,20}", fullmatch=True)
 
 QUERIES = {
     "strings": ("SELECT a FROM t WHERE b = 'O''Brien' AND c=N'x'", "", "SELECT a FROM t WHERE b = ? AND c=?"),
@@ -31,6 +32,16 @@ QUERIES = {
     "a backslash in MySQL": (r"SELECT 'a\'bob' , c", "mysql", "SELECT ? , c"),
     "quoted names": ('SELECT "o"."id" FROM "o" WHERE "o"."c" = "c"."id"', "sqlite", None),
     "double quotes in SQLite": ('SELECT a FROM t WHERE b = "bob"', "sqlite", "SELECT a FROM t WHERE b = ?"),
+    "a sign before a double quote": (
+        r'SELECT a FROM t WHERE b = "C:\" OR c="bob"',
+        "sqlite",
+        "SELECT a FROM t WHERE b = ? OR c=?",
+    ),
+    "a password in Oracle": (
+        'ALTER USER "U" IDENTIFIED  BY /* */ "bob" REPLACE "bob1"',
+        "oracle",
+        'ALTER USER "U" IDENTIFIED BY ? REPLACE ?',
+    ),
     "double quotes in MySQL": ('SELECT `a 1` FROM t WHERE b IN ("bob")', "MySQL", "SELECT `a 1` FROM t WHERE b IN (?)"),
     "cut off": ("SELECT a FROM t WHERE b = 'bo", "", "SELECT a FROM t WHERE b = ?"),
     "white space": ("SELECT a\n   FROM\tt", "", "SELECT a FROM t"),
@@ -49,7 +60,58 @@ def test_values_of_queries_are_masked(text: str, system: str, masked: str | None
     assert "bob" not in masked_query(text, system)
 
 
-@given(st.text(), st.sampled_from(["", "mysql", "redis", "mongodb"]))
+VALUES_IN_DOUBLE_QUOTES = [
+    "INSERT INTO users VALUES ({0}, {1}), ({1}, {0})",
+    'INSERT INTO "users" ("name", pw) VALUES ({0}, {1})',
+    "INSERT INTO t SELECT {0}, {1} || name || {0}",
+    "REPLACE INTO s.t (a, b) VALUES (upper({0}), {1}) ON CONFLICT (a) DO UPDATE SET b = {1}",
+    "UPDATE t SET a = {0}, b={1} WHERE c <> {1} OR d == {0}",
+    "SELECT {0}, a FROM t WHERE b IN ({0},{1}) AND c NOT IN ({1})",
+    "SELECT a FROM t WHERE b BETWEEN {0} AND {1} OR b LIKE {0} OR b GLOB {1} OR b MATCH {0} OR {1} = b",
+    "SELECT a FROM t WHERE b IS {0} OR b IS NOT DISTINCT  FROM {1} OR c COLLATE NOCASE>{1}",
+    "SELECT CASE b WHEN {0} THEN {1} ELSE {0} END, a||{1} FROM t WHERE pw || {0} = ?",
+    "CREATE USER a IDENTIFIED BY {0} REPLACE {1}",
+    "ATTACH DATABASE {0} KEY {1}",
+]
+
+
+@pytest.mark.parametrize("query", VALUES_IN_DOUBLE_QUOTES)
+@given(
+    values=st.tuples(*2 * [NAMES | st.text(st.characters(codec="utf-8", exclude_characters='"\\'))]),
+    space=st.sampled_from(["", " ", "\n  ", " /* */ "]),
+)
+@example(values=("alice", "hunter2"), space="")
+def test_no_value_in_double_quotes_survives(query: str, values: tuple[str, str], space: str) -> None:
+    """Where double quotes can be around values, whatever can be one is hidden, and nothing else."""
+    quoted = [f'{space}"{value}Zx9"' for value in values]
+    for system in ("sqlite", "", "another_sql"):
+        masked = masked_query(query.format(*quoted), system)
+        assert "Zx9" not in masked
+        assert masked == masked_query(query.format(f"{space}'a'", f"{space}'b'"), system)
+
+
+QUERIES_OF_LIBRARIES = [
+    'SELECT "{0}"."{1}", COUNT(*) AS "{2}" FROM "{0}" WHERE "{0}"."{1}" IN (?)',
+    'SELECT ? AS "{0}" FROM "{1}" INNER JOIN "{2}" ON ("{1}"."{2}" = "{2}"."{1}") LIMIT ?',
+    'INSERT INTO "{0}" ("{1}", "{2}") VALUES (?, …) RETURNING "{0}"."{2}"',
+    'UPDATE "{0}" SET "{1}" = ?, "{2}" = %s WHERE "{0}"."{2}" = :a',
+    'DELETE FROM "{0}" WHERE ("{1}" > ? AND NOT "{2}"=$1)',
+    'SELECT "{0}".id AS "{1}" FROM "{0}" GROUP BY "{0}"."{1}" HAVING "{2}" >= @b ORDER BY "{2}" DESC LIMIT ?',
+    'WITH "{0}" AS (SELECT * FROM "{1}") UPDATE "{2}" SET "{0}"=("{1}"."{0}")',
+]
+
+
+@pytest.mark.parametrize("query", QUERIES_OF_LIBRARIES)
+@given(names=st.tuples(NAMES, NAMES, NAMES))
+@example(names=("order", "from", "group"))
+def test_queries_of_libraries_stay_readable(query: str, names: tuple[str, str, str]) -> None:
+    """Names that an object mapper quotes are shown, whatever they are, where double quotes can be around values too."""
+    text = query.format(*names)
+    for system in ("sqlite", "", "postgresql"):
+        assert masked_query(text, system) == text
+
+
+@given(st.text(), st.sampled_from(["", "sqlite", "oracle", "mysql", "redis", "mongodb"]))
 def test_any_text_is_masked_to_a_bounded_line(text: str, system: str) -> None:
     """Whatever a query is, the result is one printable line."""
     masked = masked_query(text, system)
@@ -63,7 +125,9 @@ def test_no_quoted_text_survives(secret: str, system: str) -> None:
     assert masked_query(f"SELECT '{secret}' FROM t", system) == "SELECT ? FROM t"
 
 
-@pytest.mark.parametrize("piece", ["'", '"', "\\", "$", "$a$", "/*", "-", "a'b", "?, ", "(?),", "1.", "[a", " \n#"])
+@pytest.mark.parametrize(
+    "piece", ["'", '"', "\\", "$", "$a$", "/*", "-", "a'b", "?, ", "(?),", "1.", "[a", " \n#", 'into a ("b",', '"a" ,']
+)
 def test_masking_takes_time_in_proportion(piece: str) -> None:
     """No text makes it slow: a thousand times as long a text is cut, and read at once."""
     start = time.perf_counter()
@@ -91,6 +155,30 @@ def test_masking_takes_time_in_proportion(piece: str) -> None:
 def test_urls_are_redacted(url: str, shown: str) -> None:
     """Logins, numbers, keys in the path and the values of secret parameters are not shown."""
     assert shown_url(url, SECRET_NAMES) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("GET", "GET"),
+        ("GET /orders/17", "GET /orders/17"),
+        ("GET https://api.example/x?token=bob&a=1", "GET https://api.example/x?token=[redacted]&a=1"),
+        ("GET https://bob:pw@api.example/orders/17", "GET https://api.example/orders/*"),
+        ("/x?next=https://api.example/&q=a b&token=bob", "/x?next=https://api.example/&q=a b&token=[redacted]"),
+        ("poll (https://bob:pw@api.example/?token=bob)", "poll (https://api.example/?token=[redacted]"),
+        ("a\nb", "a\\nb"),
+    ],
+)
+def test_urls_in_names_are_redacted(name: str, shown: str) -> None:
+    """A span may be called what it asks for: then its name has no more than the URL among its attributes."""
+    assert shown_name(name, SECRET_NAMES) == shown
+
+
+def test_a_parameter_that_was_cut_is_not_shown() -> None:
+    """A URL that is too long says so in the place of the parameter that was cut."""
+    url = f"https://api.example/x?token={'t' * 4000}&page=12345&{'x' * 100}"
+    assert shown_url(url, SECRET_NAMES) == ("https://api.example/x?token=[redacted]&page=12345&…=[more was left out]")
+    assert shown_url(url[:3990] + "&size=9", SECRET_NAMES) == "https://api.example/x?token=[redacted]&size=9"
 
 
 def test_attributes_are_chosen_and_renamed() -> None:

@@ -15,6 +15,7 @@ from slowspan.redaction import (
     MAX_PARAMETER_NAME,
     MAX_PARAMETER_VALUE,
     MAX_PARAMETERS,
+    MAX_QUERY,
     REDACTED,
     one_line,
     redact_parameters,
@@ -36,12 +37,17 @@ SECRET = words(
     api_key apikey apiKey api-key x-api-key key userKey private_key
     auth authToken oauth_verifier authorization session sessionid PHPSESSID JSESSIONID sid connect.sid
     signature X-Amz-Signature credential X-Amz-Credential credentials code code_verifier otp pin SAMLResponse
+    totp totpCode mfa userMfa 2fa hmac psw cvv userpass user-pass dbpass DBPASS dbpass2
+    verificationcode verificationCode securitycode SECURITYCODE recoverycodes onetimecode
+    signingkey sharedkey subscriptionkey Ocp-Apim-Subscription-Key userkey encryptionkey webhookKey accessKeyId
 """
 )
 HARMLESS = words(
     """
     page q sort order_id author authors authority keyword monkey design signal inside residence zipcode encode
     barcode passenger compass bypass pinned spin customer from to lang utm_source opinion assign hockey
+    sortkey userkeyword accesskeyboard userpassenger underpass countrycode postcode promocode errorcode resetcodec
+    state ticket hash digest
 """
 )
 
@@ -78,6 +84,14 @@ def test_harmless_names(name: str) -> None:
         "password=a=hunter2",
         "token=%68unter2hunter2",
         "?token=hunter2",
+        "x=Bearer hunter2",
+        "x=bearer+hunter2",
+        "x=%22Bearer%2520hunter2%22",
+        "x=eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.hunter2",
+        "x=eyJhbGciOiJub25lIn0.hunter2.",
+        "x=eyJhbGciOiJIUzI1NiJ9%2EeyJzdWIiOiIxMjM0In0%2Ehunter2",
+        'x=["eyJhbGciOiJIUzI1NiJ9.hunter2.a"]',
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.hunter2",
     ],
 )
 def test_hidden_secrets(query: str) -> None:
@@ -110,7 +124,7 @@ def test_any_query(query: str) -> None:
 
 def test_harmless_queries_are_shown_as_they_are() -> None:
     """Names and values are decoded, in their order, repeated ones kept."""
-    query = "q=caf%C3%A9+noir&tag=a&tag=b&empty=&flag&x=1%2B1"
+    query = "q=caf%C3%A9+noir&tag=a&tag=b&empty=&flag&x=1%2B1&y=the+bearer+of+news&z=eyJ.a.b"
     assert redact_parameters(query, NAMES) == (
         ("q", "café noir"),
         ("tag", "a"),
@@ -118,6 +132,8 @@ def test_harmless_queries_are_shown_as_they_are() -> None:
         ("empty", ""),
         ("flag", ""),
         ("x", "1+1"),
+        ("y", "the bearer of news"),
+        ("z", "eyJ.a.b"),
     )
 
 
@@ -130,7 +146,21 @@ def test_long_queries_are_cut_and_say_so() -> None:
     assert LEFT_OUT not in redact_parameters("a=1", NAMES)
 
 
-@pytest.mark.parametrize("piece", ["a", "a=", "%", "%25", "&", "a&", "=", ";", "//", "a:", '"', "//a", "%2525"])
+@given(st.integers(4000, 4088))
+def test_a_parameter_that_was_cut_is_not_shown(length: int) -> None:
+    """Of a query that is too long, a parameter is shown wholly or not at all: no part of it looks like a whole."""
+    query = f"filter={'x' * length}&page=12345&size=9&secret=hunter2"
+    is_long = len(query) > MAX_QUERY
+    whole = query.count("&", 0, MAX_QUERY + 1) if is_long else 4
+    filtered, *others = redact_parameters(query, NAMES)
+    assert filtered[0] == "filter"
+    expected = [("page", "12345"), ("size", "9"), ("secret", REDACTED)][: whole - 1]
+    assert others == [*expected, LEFT_OUT][: len(expected) + is_long]
+
+
+@pytest.mark.parametrize(
+    "piece", ["a", "a=", "%", "%25", "&", "a&", "=", ";", "//", "a:", '"', "//a", "%2525", "eyJ", "eyJ.", "bearer+"]
+)
 def test_work_is_bounded(piece: str) -> None:
     """No query takes long, whatever it repeats: a megabyte costs what 4 KB cost."""
     started = time.thread_time()

@@ -22,7 +22,10 @@ DEFAULT_REDACTED_PARAMETERS: tuple[str, ...] = (
     "sessid",
     # auth, oauth_verifier, authorization; but not author, authority.
     "auth(?!or(?!i[sz]))",
-    "(?:api|access|private)[^a-z]?key",
+    "(?:api|access|private|shared|signing|subscription|user|encryption|license|webhook)[^a-z]?key(?!board|word)",
+    # userpass, dbpass; but not compass, bypass.
+    "(?:admin|db|login|root|user)pass(?![a-z])",
+    "(?:activation|confirmation|invite|onetime|recovery|reset|security|sms|verification)codes?(?![a-z])",
     "cookie",
     "bearer",
     "jwt",
@@ -30,8 +33,8 @@ DEFAULT_REDACTED_PARAMETERS: tuple[str, ...] = (
     "xsrf",
     "saml",
     # Short words only where they stand alone: sort-key and code, but not monkey, zipcode, inside, design.
-    "(?:^|[^a-z])(?:code|cred|key|otp|pass|pin|pw|sid|sig)(?:[^a-z]|$)",
-    "(?-i:[a-z](?:Code|Cred|Key|Otp|Pass|Pin|Pw|Sid|Sig)(?![a-z]))",
+    "(?:^|[^a-z])(?:2fa|code|cred|cvc|cvv|hmac|key|mfa|otp|pass|pin|psw|pw|sid|sig|totp)(?:[^a-z]|$)",
+    "(?-i:[a-z](?:Code|Cred|Key|Mfa|Otp|Pass|Pin|Pw|Sid|Sig|Totp)(?![a-z]))",
 )
 """Regular expressions for the names of parameters whose values are not shown. Case does not matter."""
 
@@ -53,6 +56,10 @@ _MAX_SEARCHED_NAME = 256
 _ASSIGNMENT = re.compile("[=:]")
 _NAME_START = re.compile(r"""[\s&;?#,{}"'/]""")
 _NESTED_LOGIN = re.compile(r"//[^/?#\s]{0,256}@")
+
+# "Bearer" with one word behind it and nothing else, as in a header; and a JSON Web Token, which begins with '{"'.
+_BEARER = re.compile(r"\W*bearer\s+\S+\s*", re.IGNORECASE)
+_JWT = re.compile(r"(?<![\w-])eyJ[\w-]{8,}\.[\w-]*\.[\w-]*", re.ASCII)
 
 
 def one_line(text: str, limit: int) -> str:
@@ -96,8 +103,8 @@ def redact_parameters(
     """Read the parameters of a query string, with the values of secret names replaced.
 
     A value is also replaced when it holds a secret name itself (a URL with a query of its own, JSON, ``;`` as
-    a separator) or a login (``//user:password@host``). Never raises, whatever the text; looks at the first
-    ``MAX_QUERY`` characters only.
+    a separator), a login (``//user:password@host``) or a JSON Web Token, or is ``Bearer`` with a token. Never raises,
+    whatever the text; looks at the parameters that end within the first ``MAX_QUERY`` characters only.
 
     Args:
         query: The query string, without the question mark, percent-encoded or not.
@@ -108,10 +115,12 @@ def redact_parameters(
         Pairs of name and value, decoded, bounded and safe for one line, in the query's order. ``LEFT_OUT`` is
         appended when the query was longer than what is shown.
     """
-    pieces = query[:MAX_QUERY].split("&", limit)
-    cut = len(query) > MAX_QUERY or len(pieces) > limit
+    is_long = len(query) > MAX_QUERY
+    # A parameter of which a part is missing would look whole: what stands before its "&" is read.
+    read = query[: query.rfind("&", 0, MAX_QUERY + 1) + 1] if is_long else query
+    pieces = read.split("&", limit)
     shown = tuple(_redact(piece, names) for piece in pieces[:limit] if piece)
-    return (*shown, LEFT_OUT) if cut else shown
+    return (*shown, LEFT_OUT) if is_long or len(pieces) > limit else shown
 
 
 def _redact(piece: str, names: re.Pattern[str]) -> tuple[str, str]:
@@ -127,7 +136,10 @@ def _redact(piece: str, names: re.Pattern[str]) -> tuple[str, str]:
 
 def _holds_secret(text: str, names: re.Pattern[str]) -> bool:
     return any(
-        _NESTED_LOGIN.search(decoded) or any(names.search(name) for name in _nested_names(decoded))
+        _NESTED_LOGIN.search(decoded)
+        or _BEARER.fullmatch(decoded)
+        or _JWT.search(decoded)
+        or any(names.search(name) for name in _nested_names(decoded))
         for decoded in _decodings(text)
     )
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from opentelemetry.trace import StatusCode
 
 from slowspan.recording.profile import SpanFacts
+from slowspan.recording.span_tree import shown_name
 from slowspan.redaction import one_line, redact_parameters, secret_names
+from slowspan.span_fields import name_of
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -33,8 +35,9 @@ def span_facts(span: ReadableSpan, http: HttpFacts, settings: Settings) -> SpanF
     """
     context = span.context
     resource: Attributes = span.resource.attributes
+    secret = secret_names(settings.redacted_parameters)
     return SpanFacts(
-        name=one_line(str(span.name), _MAX_NAME),
+        name=shown_name(name_of(span), secret),
         kind=span.kind.name,
         trace_id=format(context.trace_id if context else 0, "032x"),
         span_id=format(context.span_id if context else 0, "016x"),
@@ -42,7 +45,7 @@ def span_facts(span: ReadableSpan, http: HttpFacts, settings: Settings) -> SpanF
         method=_shown(http.method, _MAX_METHOD),
         route=_shown(http.route, _MAX_NAME),
         path=_shown(http.path, _MAX_PATH),
-        parameters=redact_parameters(http.query or "", secret_names(settings.redacted_parameters)),
+        parameters=redact_parameters(http.query or "", secret),
         status_code=http.status_code,
         error=span.status.status_code is StatusCode.ERROR,
         service_name=_text(resource, "service.name"),
