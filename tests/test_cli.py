@@ -17,6 +17,8 @@ from profiles import MS, TOTAL, make_profile, make_span
 from slowspan import cli
 from slowspan.commands import slowspan
 from slowspan.recording.profile import Frame, Profile
+from slowspan.recording.stacks import MAX_DEPTH
+from slowspan.report.columns import columns
 from slowspan.report.formats import FORMATS
 from slowspan.report.stored import compress_profile
 from slowspan.report.text import render_text
@@ -145,6 +147,32 @@ def test_an_exported_file_is_private(reports: Path, tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
+@pytest.mark.skipif(os.name == "nt", reason="file modes are POSIX's")
+def test_an_exported_file_is_private_where_a_public_one_was(reports: Path, tmp_path: Path) -> None:
+    """The mode and the content of the file that was there do not last."""
+    file = tmp_path / "out.json"
+    file.write_text("x" * 100_000)
+    file.chmod(0o644)
+    assert run("export", ID, "--format", "json", "-o", file, "--report-dir", reports).exit_code == 0
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert Profile.from_dict(json.loads(file.read_bytes())) == make_profile()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a named pipe")
+def test_export_writes_into_what_is_no_file(reports: Path, tmp_path: Path) -> None:
+    """A pipe such as ``/dev/stdout`` can be named too, and keeps its mode."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    pipe.chmod(0o640)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert run("export", ID, "--format", "json", "-o", pipe, "--report-dir", reports).exit_code == 0
+        assert Profile.from_dict(json.loads(os.read(reader, 60_000))) == make_profile()
+    finally:
+        os.close(reader)
+    assert stat.S_IMODE(pipe.stat().st_mode) == 0o640
+
+
 def test_a_file_that_cannot_be_written_is_an_error(reports: Path, tmp_path: Path) -> None:
     """The message names the file."""
     result = run("export", ID, "--format", "json", "-o", tmp_path / "no" / "out", "--report-dir", reports)
@@ -173,7 +201,7 @@ def test_without_click_the_command_names_the_extra(
     monkeypatch.setitem(sys.modules, "click", None)
     with pytest.raises(SystemExit) as caught:
         cli.main()
-    assert caught.value.code == 2
+    assert caught.value.code == 1
     assert "pip install 'slowspan[cli]'" in capsys.readouterr().err
 
 
@@ -200,6 +228,29 @@ def test_text_of_deep_stacks_stays_in_its_columns() -> None:
     assert "Deeper frames need a wider terminal" in narrow
     assert "level58" not in narrow
     assert "level58" in wide
+
+
+def test_text_in_a_file_has_the_deepest_frame(tmp_path: Path) -> None:
+    """As deep as a stack is read, no frame is left out of a file."""
+    path = tuple((TOTAL._replace(name=f"level{depth}"), 1) for depth in range(MAX_DEPTH))
+    stored = store(tmp_path, make_profile([(path, 900 * MS, 0)]))
+    text = run("export", stored, "--format", "text").stdout
+    assert [line for line in text.splitlines() if ".level" in line][-1].endswith(
+        f".level{MAX_DEPTH - 1}  pricing.py:36"
+    )
+    assert text.count(".level") == MAX_DEPTH
+    assert "Deeper frames" not in text
+
+
+def test_text_of_wide_letters_stays_in_its_columns() -> None:
+    """East Asian letters take two columns of a terminal, in facts, hot lines and the tree."""
+    wide = "ü中文" * 60
+    frame = Frame(wide, f"/srv/{wide}.py", 1, None, True)
+    span = make_span(route=f"/{wide}", path=f"/{wide}", parameters=((wide, wide),), service_name=wide)
+    profile = make_profile([(((TOTAL, 41), (frame, 1)), 900 * MS, 0)], span=span, notes=(wide,))
+    lines = render_text(profile, 80).splitlines()
+    assert max(map(columns, lines)) == 80
+    assert "".join(line.strip() for line in lines).count("文") >= 4 * 60
 
 
 def test_text_of_an_empty_profile() -> None:

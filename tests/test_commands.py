@@ -15,9 +15,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 import slowspan.commands.list as list_module
-from profiles import SECOND, make_profile, make_span
+from profiles import BEFORE, SECOND, default_records, make_profile, make_span
 from reports import make_named_profile
 from slowspan.commands import slowspan
+from slowspan.recording.profile import Frame
+from slowspan.report.columns import columns
 from slowspan.report.stored import compress_profile
 
 if TYPE_CHECKING:
@@ -63,6 +65,16 @@ def test_list_shows_the_newest_first_in_80_columns(reports: Path) -> None:
     assert [line[:11] for line in lines] == ["11-21 19:47", "11-21 19:46", "11-21 19:45"]
     assert " ".join(lines[0].split()) == "11-21 19:47 1.42 s > 1 s GET /orders/<id> 71 % pricing.py:41 00000000"
     assert {len(line) for line in lines} == {80}
+
+
+def test_list_of_wide_letters_stays_in_80_columns(tmp_path: Path) -> None:
+    """An endpoint or a function of East Asian letters, which take two columns, moves nothing beside it."""
+    frame = Frame("集計" * 20, f"/srv/{'価格' * 20}.py", 1, None, True)
+    store(tmp_path, make_named_profile(1, span=make_span(route="/" + "ü中文" * 20)))
+    store(tmp_path, make_named_profile(2, samples=[(((frame, 1),), SECOND, 0)]))
+    lines = run("list", "--report-dir", tmp_path).stdout.splitlines()
+    assert {columns(line) for line in lines} == {80}
+    assert all(line.endswith(f"  {'0' * 8}") for line in lines)
 
 
 def test_list_uses_the_room_of_a_wide_terminal(reports: Path) -> None:
@@ -158,6 +170,16 @@ def test_show_json_has_facts_hot_lines_and_shares(reports: Path) -> None:
     }
     assert shown["span"]["parameters"] == [["page", "2"], ["token", "[redacted]"]]
     assert (shown["profile"], shown["page"]) == (str(path), None)
+
+
+def test_show_json_does_not_know_what_no_sample_tells(reports: Path) -> None:
+    """Of time before the first sample nobody knows whether it was computing."""
+    path = store(reports, make_profile([(((BEFORE, 0),), SECOND, 0), *default_records()[1:]]), page=False)
+    shown = {
+        line["function"]: line["cpu_seconds"] for line in json.loads(run("show", path, "--json").stdout)["hot_lines"]
+    }
+    assert shown["[before the first sample]"] is None
+    assert shown["total_for"] == 1.008
 
 
 # -- open
@@ -311,6 +333,17 @@ def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
     with os.fdopen(writer, "wb") as pipe:
         ended = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, timeout=60)
     assert ended.stderr == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
+@pytest.mark.parametrize("arguments", [("list",), ("export", "0000000000000003", "--format", "json"), ("--help",)])
+def test_a_full_disk_is_no_traceback(reports: Path, arguments: tuple[str, ...]) -> None:
+    """Output that cannot be written is one line on standard error, and exit status 1."""
+    env = {**os.environ, "OTEL_PYTHON_SLOWSPAN_REPORT_DIR": str(reports)}
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run([*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, env=env, timeout=60)
+    (line,) = ended.stderr.decode().splitlines()
+    assert (ended.returncode, "No space left on device" in line) == (1, True)
 
 
 BUSY = """

@@ -131,6 +131,20 @@ def test_computing_and_waiting_of_lines_is_shown_only_where_it_was_measured() ->
     assert "Computing / waiting" not in read(make_profile(records, cpu_time_ns=SECOND)).text
 
 
+def test_time_of_which_nothing_is_known_does_not_seem_to_have_waited() -> None:
+    """What passed before the first sample is said to be not known, in the bars as in words."""
+    records = [*default_records(), (((BEFORE, 0),), 300 * MS, 0)]
+    page = read(make_profile(records))
+    titles = {title for name, title in page.attributes if name == "title"}
+    assert "1.01 s computing, 0 µs waiting" in titles
+    assert "30 ms computing, 320 ms not known" in titles
+    assert [value for name, value in page.attributes if name == "class"].count(
+        "not-known"
+    ) == 3  # The legend, two bars.
+    alone = read(make_profile([*default_records()[1:], (((BEFORE, 0),), 300 * MS, 0)]))
+    assert "300 ms not known" in {title for name, title in alone.attributes if name == "title"}
+
+
 def test_an_error_without_a_status_is_shown() -> None:
     """A span that failed outside HTTP is marked."""
     assert "error" in read(make_profile(span=make_span(status_code=None, error=True))).text

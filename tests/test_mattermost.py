@@ -343,6 +343,18 @@ def test_page_over_the_limit(tells: bool, page: bytes, ending: str, remark: str)
         assert [seen.status for seen in server.requests if seen.endpoint == "files"] == [413] * refusals + [201]
 
 
+def test_text_of_a_deep_stack_is_no_failure(server: MattermostServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the page is too large, and the text is too deep to be made here, the alert is told without either."""
+
+    def render(*_: object) -> str:
+        raise RecursionError
+
+    monkeypatch.setattr("slowspan.report.text.render_text", render)
+    server.fail("files", *[fake.TOO_LARGE_FOR_PROXY] * 2)
+    make_notifier(server).notify(make_alert())
+    assert server.posts[0]["message"].endswith("not attached: it is larger than this server takes.")
+
+
 def test_proxy_that_takes_no_large_files(server: MattermostServer) -> None:
     """A 413 of a proxy, which is no JSON, counts like the server's own."""
     server.fail("files", *[fake.TOO_LARGE_FOR_PROXY] * 3)

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from profiles import make_profile
+from profiles import default_records, make_profile
 from slowspan.recording.profile import read_profile
 from slowspan.report import render_child, renderer
 from slowspan.report.html import render_page
 from slowspan.report.renderer import RETRY_AFTER, ChildRenderer, RenderError, find_python
-from slowspan.report.stored import compress_profile
+from slowspan.report.stored import SLICE, compress_profile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -234,6 +234,7 @@ def test_a_packed_program_is_never_started(monkeypatch: pytest.MonkeyPatch) -> N
 def test_without_pyinstrument_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """A half-installed package gives a reason, not a traceback."""
     monkeypatch.setattr(renderer, "find_spec", lambda name: None)
+    renderer._import_path.cache_clear()
     with pytest.raises(RenderError, match="pyinstrument is not installed"):
         ChildRenderer().render_html(b"")
 
@@ -252,8 +253,13 @@ def test_the_stored_profile_depends_on_nothing_but_the_profile() -> None:
 
 
 def test_other_threads_may_run_between_slices() -> None:
-    """A pause is made after every slice."""
+    """A long profile is written with pauses, a short one at once: it takes less time than a pause costs."""
     pauses: list[None] = []
-    profile = make_profile()
+    records = default_records()
+    profile = make_profile([records[turn % len(records)] for turn in range(5000)])
     compress_profile(profile, pause=lambda: pauses.append(None))
-    assert len(pauses) == len([*profile.json_slices()])
+    length = sum(map(len, profile.json_slices()))
+    assert length / (2 * SLICE) < len(pauses) <= length / SLICE
+    pauses.clear()
+    compress_profile(make_profile(), pause=lambda: pauses.append(None))
+    assert not pauses

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import asdict
-from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import click
@@ -20,6 +19,7 @@ from slowspan.commands.examine import (
 )
 from slowspan.commands.findings import Finding
 from slowspan.commands.sample import sample_profile
+from slowspan.report.columns import wrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,5 +96,4 @@ def _print(finding: Finding, *, is_first: bool) -> None:
     # A name may be longer than its column: the text then begins later, but the lines below it do not.
     indent = " " * (3 + _MARK + _NAME)
     # A long path is not broken, so that it can be copied.
-    lines = wrap(f"{head} {text}", width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-    click.echo("\n".join(lines))
+    click.echo("\n".join(wrap(text, width, f"{head} ", indent, break_words=False)))

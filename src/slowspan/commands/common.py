@@ -188,7 +188,7 @@ def _hot_line(line: HotLine) -> dict[str, Any]:
     return {
         "share": line.share,
         "seconds": line.wall_ns / 1e9,
-        "cpu_seconds": line.cpu_ns / 1e9,
+        "cpu_seconds": line.cpu_ns / 1e9 if line.unknown_ns < line.wall_ns else None,
         "file": line.file or None,
         "line": line.line or None,
         "class": line.class_name,

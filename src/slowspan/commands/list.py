@@ -22,6 +22,7 @@ from slowspan.commands.common import (
 from slowspan.config_sources import load_settings
 from slowspan.delivery.naming import PROFILE_SUFFIX
 from slowspan.redaction import one_line
+from slowspan.report.columns import columns, pad
 from slowspan.report.summary import describe, format_duration, hot_lines
 
 if TYPE_CHECKING:
@@ -100,10 +101,10 @@ def _line(path: Path, room: int) -> str:
     duration = format_duration(profile.duration_ns)
     mark = "+" if profile.running else " "
     threshold = f"> {format_duration(profile.threshold_ns)}"
-    endpoint = one_line(profile.span.endpoint, left)
+    endpoint = pad(one_line(profile.span.endpoint, left), left)
     return (
         f"{started_at(profile):%m-%d %H:%M}  {duration:>7}{mark} {threshold:<9}  "
-        f"{endpoint:<{left}}  {_hottest(profile, right):<{right}}  {profile.id[:SHOWN_ID]}"
+        f"{endpoint}  {pad(_hottest(profile, right), right)}  {profile.id[:SHOWN_ID]}"
     )
 
 
@@ -112,6 +113,6 @@ def _hottest(profile: Profile, room: int) -> str:
     if not lines:
         return ""
     text = describe(lines[0])
-    if len(text) > room and not lines[0].synthetic:
+    if columns(text) > room and not lines[0].synthetic:
         text = text.removesuffix(lines[0].function)
     return one_line(text.rstrip(), room)

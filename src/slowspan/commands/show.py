@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from typing import TYPE_CHECKING
 
 import click
@@ -59,8 +60,22 @@ def export(profile: str, format_name: str, output: str, report_dir: Path | None)
         click.echo(data, nl=False)
         return
     try:
-        # Reports are private: a new file is for its owner only.
-        with open(output, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        with open(output, "wb", opener=_open_privately) as file:
             file.write(data)
     except OSError as error:
         raise click.ClickException(f"cannot write {output}: {error.strerror}") from error
+
+
+def _open_privately(path: str, flags: int) -> int:
+    """Open a file for its owner only, as reports are, also one that was there; a device or a pipe stays as it is."""
+    # Emptied only when it is private: a file of another user, whose mode cannot be changed, keeps its content.
+    descriptor = os.open(path, flags & ~os.O_TRUNC, 0o600)
+    try:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            if hasattr(os, "fchmod"):
+                os.fchmod(descriptor, 0o600)
+            os.ftruncate(descriptor, 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -136,5 +136,8 @@ def _forms(report: Report) -> Iterator[tuple[str, str, bytes, str]]:
     # Imported here because rendering imports pyinstrument, for what hardly ever happens.
     from slowspan.report.text import render_text
 
-    text = render_text(report.profile).encode("utf-8", "replace")
+    try:
+        text = render_text(report.profile).encode("utf-8", "replace")
+    except RecursionError:
+        return  # Its stacks are deeper than the application lets a thread go.
     yield f"{name}.txt", "text/plain", text, f"{too_large}: the report is attached as text."

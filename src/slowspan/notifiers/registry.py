@@ -7,6 +7,7 @@ import logging
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from slowspan.config import ConfigError
 from slowspan.counters import Drop
 from slowspan.notifiers.base import Notifier
 
@@ -78,8 +79,10 @@ def load_notifiers(settings: Settings, counters: Counters) -> list[tuple[str, No
             notifiers.append((name, _make(target, settings)))
         except Exception as error:
             counters.drop(Drop.NOTIFIER_FAILED, detail=f"{name} is off")
-            explained = isinstance(error, NotifierError)
-            _logger.warning("the notifier %r is off: %s", name, error, exc_info=not explained)
+            explained = isinstance(error, (NotifierError, ConfigError))
+            # The text of somebody else's may say nothing by itself: that of a KeyError is the key.
+            text = "the notifier %r is off: %s" if explained else "the notifier %r is off: %r"
+            _logger.warning(text, name, error, exc_info=not explained)
     return notifiers
 
 

@@ -162,13 +162,14 @@ def _time(profile: Profile) -> str:
         for share in shares
     )
     kinds = {share.name: share.share for share in shares}
-    bar = _split_bar(kinds["computing"], kinds.get("ready to run", 0.0))
+    bar = _split_bar(kinds["computing"], kinds.get("ready to run", 0.0), kinds.get("not known", 0.0))
     return f'<section class="timing">{figures}<div>{bar}<p class="legend">{legend}</p></div></section>\n'
 
 
-def _split_bar(computing: float, ready: float) -> str:
-    second = f'<i class="ready" style="width:{ready * 100:.1f}%"></i>' if ready else ""
-    return f'<div class="split"><i style="width:{computing * 100:.1f}%"></i>{second}</div>'
+def _split_bar(computing: float, ready: float, unknown: float) -> str:
+    parts = (("computing", computing), ("ready-to-run", ready), ("not-known", unknown))
+    shown = "".join(f'<i class="{name}" style="width:{share * 100:.1f}%"></i>' for name, share in parts if share)
+    return f'<div class="split">{shown}</div>'
 
 
 def _facts(profile: Profile, trace_url: str | None) -> str:
@@ -225,17 +226,26 @@ def _hot_lines(profile: Profile) -> str:
     )
 
 
+def _kinds_of_time(line: HotLine) -> str:
+    waiting_ns = max(line.wall_ns - line.cpu_ns - line.ready_ns - line.unknown_ns, 0)
+    is_known = line.unknown_ns < line.wall_ns
+    kinds = (
+        ("computing", line.cpu_ns, is_known),
+        ("waiting", waiting_ns, is_known and not line.unknown_ns),
+        ("ready to run", line.ready_ns, line.ready_ns > 0),
+        ("not known", line.unknown_ns, line.unknown_ns > 0),
+    )
+    return ", ".join(f"{format_duration(time_ns)} {name}" for name, time_ns, is_told in kinds if is_told)
+
+
 def _hot_line(line: HotLine, largest: float, cpu_known: bool) -> str:
     split = ""
     if cpu_known:
         whole = line.wall_ns or 1
         computing = min(line.cpu_ns / whole, 1.0)
         ready = min(line.ready_ns / whole, 1.0 - computing)
-        waiting = format_duration(max(line.wall_ns - line.cpu_ns - line.ready_ns, 0))
-        title = f"{format_duration(line.cpu_ns)} computing, {waiting} waiting"
-        if line.ready_ns:
-            title += f", {format_duration(line.ready_ns)} ready to run"
-        split = f'<td class="shape" title="{title}">{_split_bar(computing, ready)}</td>'
+        bar = _split_bar(computing, ready, min(line.unknown_ns / whole, 1.0 - computing))
+        split = f'<td class="shape" title="{_kinds_of_time(line)}">{bar}</td>'
     where, function = "", _text(line.function)
     if not line.synthetic:
         where = f'<code title="{_text(line.file)}">{_text(line.short_file)}:{line.line}</code>'

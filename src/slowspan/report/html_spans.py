@@ -36,7 +36,8 @@ def spans_section(profile: Profile) -> str:
     folded = ""
     if len(rows) > ROWS:
         folded = f"<details><summary>{len(rows) - ROWS} more rows</summary>{''.join(rows[ROWS:])}</details>"
-    repeated = "".join(map(_n_plus_one, n_plus_ones(profile)[:_N_PLUS_ONES]))
+    at_least = "at least " if profile.spans_left_out else ""
+    repeated = "".join(_n_plus_one(group, at_least) for group in n_plus_ones(profile)[:_N_PLUS_ONES])
     return (
         f'<section><h2>Spans inside</h2><p class="inside">{_summary(profile)}</p>{repeated}'
         f'<div class="waterfall">{"".join(rows[:ROWS])}{folded}</div></section>\n'
@@ -49,19 +50,19 @@ def _summary(profile: Profile) -> str:
     count = len(profile.spans)
     text = (
         f"<span>{count} span{'s' if count > 1 else ''}</span>"
-        f"<span>{format_duration(unexplained_ns)}, {format_share(share)} of the request, in none of them</span>"
+        f"<span>{format_duration(unexplained_ns)}, {escape(format_share(share))} of the request, in none of them</span>"
     )
     if profile.spans_left_out:
         text += f"<span>{profile.spans_left_out} older ones were not kept</span>"
     return text
 
 
-def _n_plus_one(group: SpanGroup) -> str:
+def _n_plus_one(group: SpanGroup, at_least: str) -> str:
     where = f" under {group.parents} spans" if group.parents > 1 else ""
     line = f" at <code>{_text(group.line)}</code>" if group.line else ""
     total = format_duration(group.total_ns)
     return (
-        f'<p class="repeated"><b>N+1</b> {group.times} × the same{where}, {total} in all{line}'
+        f'<p class="repeated"><b>N+1</b> {at_least}{group.times} × the same{where}, {total} in all{line}'
         f"<code>{_text(group.title)}</code></p>"
     )
 

@@ -6,6 +6,7 @@ tens of milliseconds a page.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -184,9 +185,10 @@ def _start(python: str) -> Popen[bytes]:
     return process
 
 
-def _import_path() -> list[str]:
+@functools.cache
+def _import_path() -> tuple[str, ...]:
     pyinstrument = find_spec("pyinstrument")
     if pyinstrument is None or pyinstrument.origin is None:
         raise ModuleNotFoundError("pyinstrument is not installed")
     packages = (Path(__file__).parents[1], Path(pyinstrument.origin).parent)
-    return list(dict.fromkeys(str(package.parent.absolute()) for package in packages))
+    return tuple(dict.fromkeys(str(package.parent.absolute()) for package in packages))

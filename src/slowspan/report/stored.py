@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 PAUSE = 0.0005
 """Seconds between two slices. ``sleep(0)`` would take the lock back before a waiting thread wakes."""
 
+SLICE = 16_384
+"""Characters between two pauses: some 0.3 ms of work. Most profiles are shorter, and a pause costs 50 µs and more."""
+
 _GZIP = 16 + zlib.MAX_WBITS
 
 
@@ -36,8 +39,12 @@ def compress_profile(profile: Profile, pause: Callable[[], None] = _pause) -> by
     """
     compressor = zlib.compressobj(wbits=_GZIP)
     compressed = bytearray()
+    length = 0
     for piece in profile.json_slices():
         compressed += compressor.compress(piece.encode("utf-8"))
-        pause()
+        length += len(piece)
+        if length >= SLICE:
+            length = 0
+            pause()
     compressed += compressor.flush()
     return bytes(compressed)

@@ -9,7 +9,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from slowspan.recording.stacks import ROOT, is_wrapper, place, short_name
-from slowspan.recording.synthetic import HELD_THE_LOOP, NOT_SAMPLED, WAITING_FOR_LOOP
+from slowspan.recording.synthetic import HELD_THE_LOOP, NOT_SAMPLED, UNKNOWN_FRAMES, WAITING_FOR_LOOP
 from slowspan.redaction import one_line
 
 if TYPE_CHECKING:
@@ -43,6 +43,11 @@ class HotLine(NamedTuple):
     class_name: str | None
     synthetic: bool
     """Whether this is not a line but time of which no sample tells the line."""
+
+    @property
+    def unknown_ns(self) -> int:
+        """The part of ``wall_ns`` of which it is not known whether the request computed or waited."""
+        return self.wall_ns - self.cpu_ns if self.synthetic and self.function in UNKNOWN_FRAMES else 0
 
 
 def hot_lines(profile: Profile, limit: int = 5) -> tuple[HotLine, ...]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from slowspan.redaction import one_line
+from slowspan.report.columns import cut, wrap
 from slowspan.report.summary import describe, format_duration, format_share, hot_lines, summarize, time_shares
 from slowspan.report.text_spans import span_lines
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from slowspan.recording.profile import Profile
 
 WIDEST = 1000
-"""Characters of a line where no width is asked for: names and paths can be of any length."""
+"""Characters of a line, after its indentation, where no width is asked for: names and paths can be of any length."""
 
 _LABEL = 12
 """Columns of a fact's name."""
@@ -34,14 +34,28 @@ def render_text(profile: Profile, width: int | None = None) -> str:
 
     Args:
         profile: The profile, finished or partial, of any number of samples.
-        width: Columns of the terminal: facts are wrapped, frames are cut. None for a file.
+        width: Columns of the terminal: facts are wrapped, frames are cut, those too deep are left out. None for a file,
+            which has every frame.
 
     Returns:
         Lines of printable text, with a line end after the last.
     """
-    width = width or WIDEST
-    lines = [*_facts(profile, width), "", *_hot_lines(profile), *span_lines(profile), *_call_tree(profile, width)]
-    return "".join(one_line(line, width).rstrip() + "\n" for line in lines)
+    lines = [
+        *_facts(profile, width or WIDEST),
+        "",
+        *_hot_lines(profile),
+        *span_lines(profile),
+        *_call_tree(profile, width),
+    ]
+    return "".join(_shown(line, width).rstrip() + "\n" for line in lines)
+
+
+def _shown(line: str, width: int | None) -> str:
+    return one_line(line, _indentation(line) + WIDEST) if width is None else cut(one_line(line, width), width)
+
+
+def _indentation(line: str) -> int:
+    return len(line) - len(line.lstrip(" ├─│└"))
 
 
 def _facts(profile: Profile, width: int) -> Iterator[str]:
@@ -64,9 +78,7 @@ def _facts(profile: Profile, width: int) -> Iterator[str]:
     yield ""
     for name, value in facts:
         if value:
-            first, *others = wrap(one_line(str(value), WIDEST), max(width - _LABEL, _LABEL))
-            yield f"{name:<{_LABEL}}{first}"
-            yield from (" " * _LABEL + other for other in others)
+            yield from wrap(one_line(str(value), WIDEST), max(width, 2 * _LABEL), f"{name:<{_LABEL}}", " " * _LABEL)
 
 
 def _split(profile: Profile) -> str:
@@ -82,7 +94,7 @@ def _hot_lines(profile: Profile) -> Iterator[str]:
         yield f"{format_duration(line.wall_ns):>9}  {share:>3} %  {where}"
 
 
-def _call_tree(profile: Profile, width: int) -> Iterator[str]:
+def _call_tree(profile: Profile, width: int | None) -> Iterator[str]:
     yield ""
     if not profile.sample_count:
         yield "No stack of this request was read."
@@ -94,11 +106,11 @@ def _call_tree(profile: Profile, width: int) -> Iterator[str]:
         def render_preamble(self, session: Session) -> str:  # noqa: ARG002
             return ""
 
-    cut = False
+    left_out = False
     for line in TreeRenderer(unicode=True).render(profile.session()).rstrip().split("\n"):
-        if len(line) - len(line.lstrip(" ├─│└")) > width - _LEAST_FRAME:
-            cut = True
+        if width is not None and _indentation(line) > width - _LEAST_FRAME:
+            left_out = True
         else:
             yield line
-    if cut:
+    if left_out:
         yield "Deeper frames need a wider terminal; a file has them all."
