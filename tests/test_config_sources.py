@@ -224,6 +224,18 @@ def test_broken_files_are_one_warning(
     assert "\n" not in record.getMessage()
 
 
+@pytest.mark.parametrize(
+    "text", ["[project]\nname = 'shop'\n[tool.ruff]\nline-length = 120\n", "[tool.ruff]\n", "[build-system]\n"]
+)
+def test_pyproject_without_the_table_is_one_short_warning(
+    use_file: UseFile, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    """A ``pyproject.toml`` that says nothing of slowspan is told as that, not as a file of unknown settings."""
+    path = use_file("pyproject.toml", text)
+    assert load_settings().settings == Settings()
+    assert caplog.messages == [f"the settings file {path} is ignored: ValueError: it has no table tool.slowspan"]
+
+
 def test_missing_file_is_one_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """A file that is not there is one line in the log, and the defaults hold."""
     monkeypatch.setenv(PREFIX + "CONFIG", "/nowhere/slowspan.toml")

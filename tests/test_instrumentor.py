@@ -62,6 +62,31 @@ def test_a_provider_is_made_where_nobody_does(caplog: pytest.LogCaptureFixture) 
 
 
 @pytest.mark.usefixtures("no_configurator")
+def test_a_provider_is_made_for_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the setting ``enabled`` has switched off can be switched on at run time, without a configurator too."""
+    monkeypatch.setenv("OTEL_PYTHON_SLOWSPAN_ENABLED", "false")
+    before_instrumentation()
+    SlowSpanInstrumentor().instrument()
+    assert not slowspan.status().enabled
+    slowspan.enable()
+    serve_slowly()
+    status = SlowSpanInstrumentor()._processor.status()
+    assert (status.enabled, status.seen) == (True, 1)
+    trace.get_tracer_provider().shutdown()
+
+
+@pytest.mark.usefixtures("no_configurator")
+def test_a_declarative_file_that_nobody_reads_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is a configurator that reads ``OTEL_CONFIG_FILE``: without one its settings do not hold."""
+    monkeypatch.setenv("OTEL_CONFIG_FILE", "otel.yaml")
+    before_instrumentation()
+    assert "exports nothing, and OTEL_CONFIG_FILE is not read: no configurator is installed" in caplog.text
+    trace.get_tracer_provider().shutdown()
+
+
+@pytest.mark.usefixtures("no_configurator")
 @pytest.mark.parametrize(
     ("name", "value"), [("OTEL_SDK_DISABLED", "true"), ("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "slowspan")]
 )
@@ -70,6 +95,15 @@ def test_no_provider_is_made_against_the_environment(name: str, value: str, monk
     monkeypatch.setenv(name, value)
     before_instrumentation()
     assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
+@pytest.mark.usefixtures("no_configurator")
+def test_a_disabled_sdk_is_told_as_the_cause(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Who has switched OpenTelemetry off is not told to add a line."""
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    before_instrumentation()
+    SlowSpanInstrumentor().instrument()
+    assert caplog.messages == ["slowspan is off: OTEL_SDK_DISABLED is set, so OpenTelemetry makes no spans"]
 
 
 def test_no_provider_is_made_beside_a_configurator() -> None:

@@ -11,7 +11,7 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry import trace
@@ -299,6 +299,20 @@ def test_an_included_attribute_may_come_late() -> None:
         assert linked == [False, True, False, True]
 
 
+def test_the_url_may_come_late() -> None:
+    """A request whose URL is not known when it becomes late is sampled, and included or left out once it is."""
+    with watched(included_urls="/orders/") as shop:
+        for route in ("orders/<int:number>", "front", None):
+            span = shop.start()
+            wait_here()
+            if route is not None:
+                span.set_attribute("http.route", route)
+            span.end()
+        assert functions(shop.profile())["wait_here"] > 0.2
+        assert shop.profile().span.path == "/orders/<int:number>"
+        assert [ID in (span.attributes or {}) for span in shop.exported()] == [True, False, False]
+
+
 def test_an_address_that_leads_nowhere_is_marked() -> None:
     """A request that only its end leaves out has been linked already: its span says that there is no report."""
     with watched(excluded_attributes="http.status_code=404") as shop:
@@ -319,6 +333,16 @@ def test_websocket_is_left_out(shop: Watched) -> None:
     span.set_attribute("http.status_code", 101)
     span.end()
     assert shop.profiles() == []
+
+
+@pytest.mark.parametrize("settings", [{}, {"thresholds": "17=0.05, .*=20"}], ids=["one threshold", "by name"])
+def test_a_name_that_is_no_text(settings: dict[str, Any]) -> None:
+    """The SDK takes any object as a name, such as a lazy text: it stands for what it reads."""
+    with watched(**settings) as shop:
+        shop.request(wait_here, name=17)  # type: ignore[arg-type]
+        assert shop.profile().span.endpoint == "17"
+        assert shop.attributes()[ID] == shop.profile().id
+        assert shop.processor.status().drops == {}
 
 
 def test_threshold_per_route() -> None:

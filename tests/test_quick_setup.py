@@ -74,6 +74,13 @@ def test_quick_setup_from_nothing(tmp_path: Path) -> None:
     assert len(list((tmp_path / "reports").glob("*.html"))) == 1
 
 
+def test_quick_setup_knows_the_sampler_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``OTEL_TRACES_SAMPLER=record_unsampled`` also holds where slowspan itself makes the provider."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "record_unsampled")
+    slowspan.quick_setup(make_app())
+    assert isinstance(trace.get_tracer_provider().sampler, slowspan.RecordUnsampled)
+
+
 def test_quick_setup_respects_a_provider(exporter: InMemorySpanExporter) -> None:
     """A provider that is there is used as it is, with its exporters."""
     provider = trace.get_tracer_provider()

@@ -19,8 +19,8 @@ ORDERS = {
 }
 
 
-def selects(attributes: dict[str, Any], **settings: Any) -> bool:
-    return Selection(Settings(**settings)).selects(read_http(attributes), attributes)
+def selects(attributes: dict[str, Any], *, so_far: bool = False, **settings: Any) -> bool:
+    return Selection(Settings(**settings)).selects(read_http(attributes), attributes, so_far=so_far)
 
 
 def test_kinds() -> None:
@@ -66,6 +66,14 @@ def test_spans_without_a_url() -> None:
     """No URL pattern matches a span without a URL: it is not excluded, and not included."""
     assert selects({"messaging.system": "kafka"}, excluded_urls=".*")
     assert not selects({"messaging.system": "kafka"}, included_urls=".*")
+
+
+def test_what_can_still_come() -> None:
+    """A URL or an attribute that is to be there need not be there yet; what is there already decides."""
+    assert selects({}, so_far=True, included_urls="orders")
+    assert selects(ORDERS, so_far=True, included_attributes="user")
+    assert not selects(ORDERS, so_far=True, included_urls="carts")
+    assert not selects({"tenant": "acme"}, so_far=True, included_urls="orders", excluded_attributes="tenant")
 
 
 @pytest.mark.parametrize(

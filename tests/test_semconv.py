@@ -14,6 +14,7 @@ from opentelemetry.trace import SpanContext, SpanKind, StatusCode, TraceFlags
 
 from slowspan import semconv
 from slowspan.config import Settings
+from slowspan.redaction import LEFT_OUT
 from slowspan.semconv import HttpFacts, endpoint, read_http
 from slowspan.span_facts import span_facts
 
@@ -67,11 +68,12 @@ def test_conventions(attributes: dict[str, Any]) -> None:
         ({"url.full": "https://h"}, "/", None),
         ({"http.url": "not a url", "http.route": "/r"}, "/r", None),
         ({"http.route": "/r"}, "/r", None),
+        ({"http.route": "orders/<int:number>"}, "/orders/<int:number>", None),
         ({}, None, None),
     ],
 )
 def test_chain(attributes: dict[str, Any], path: str | None, query: str | None) -> None:
-    """The path comes from url.path, else http.target, else the URL, else the route."""
+    """The path comes from url.path, else http.target, else the URL, else the route, as a path."""
     http = read_http(attributes)
     assert (http.path, http.query) == (path, query)
 
@@ -80,6 +82,21 @@ def test_url_without_login() -> None:
     """A login in a URL is no part of the host."""
     http = read_http({"http.url": "https://user:pa@ss@shop.example/x"})
     assert (http.scheme, http.host, http.path) == ("https", "shop.example", "/x")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "host"),
+    [
+        ({"http.host": "shop.example", "http.url": "http://shop.example:8000/x"}, "shop.example:8000"),
+        ({"http.host": "127.0.0.1:8000", "http.url": "http://shop.example/x"}, "shop.example"),
+        ({"http.host": "shop.example:8000", "http.url": "/go?to=http://a.example/"}, "shop.example:8000"),
+        ({"server.address": "shop.example", "server.port": 8000}, "shop.example"),
+    ],
+    ids=["aiohttp", "ASGI", "Tornado", "a WSGI server behind a proxy"],
+)
+def test_the_host_is_the_one_that_the_client_named(attributes: dict[str, Any], host: str) -> None:
+    """A full URL has host and port of the Host header, which other attributes need not have."""
+    assert read_http(attributes).host == host
 
 
 def test_wrong_types_count_as_missing() -> None:
@@ -129,6 +146,20 @@ def test_lengths_are_bounded() -> None:
     assert len(facts.parameters) <= 51
 
 
+@pytest.mark.parametrize("names", [("url.path", "url.query"), ("http.target",), ("http.url",)])
+@pytest.mark.parametrize("path", ["/x", "/" + "x" * 5000])
+def test_a_query_that_is_too_long_says_so(names: tuple[str, ...], path: str) -> None:
+    """Wherever the query stands and however long the path is, its facts end in a word that more was left out."""
+    query = f"page=2&filter={'x' * 4074}&size=12345"
+    values = (path, query) if len(names) == 2 else (f"http://h{path}?{query}",)
+    http = read_http(dict(zip(names, values, strict=True)))
+    assert span_facts(make_span({}), http, Settings()).parameters == (
+        ("page", "2"),
+        ("filter", "x" * 199 + "…"),
+        LEFT_OUT,
+    )
+
+
 def make_span(attributes: dict[str, Any], name: str = "GET /orders/<id>") -> ReadableSpan:
     resource = Resource({"service.name": "shop", "service.version": "1.2"})
     context = SpanContext(0xABC, 0xDEF, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
@@ -157,6 +188,12 @@ def test_span_facts_are_safe_to_show() -> None:
     assert facts.path == "/a\\nforged"
     assert facts.name == "x\\u2028y"
     assert facts.parameters == (("token", "[redacted]"), ("q", "a\\nb"))
+
+
+def test_a_url_in_the_name_is_redacted() -> None:
+    """A span may be called by its URL; its secrets are hidden there too."""
+    facts = span_facts(make_span({}, name="GET http://h/x?token=s3cret"), HttpFacts(), Settings())
+    assert facts.endpoint == "GET http://h/x?token=[redacted]"
 
 
 def test_span_facts_of_a_bare_span() -> None:

@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace.sampling import (
 from opentelemetry.trace import SpanKind, TraceFlags
 
 from slowspan.report.text import render_text
-from slowspan.trace_sampler import RecordUnsampled, make_sampler
+from slowspan.trace_sampler import RecordUnsampled, make_sampler, sampler_of_environment
 from support import FEW_INSTRUMENTATIONS
 from watched import wait_here, watched
 
@@ -121,6 +121,21 @@ def test_a_wrong_ratio_is_refused(ratio: str) -> None:
     """The message names the variable, the value and what is allowed."""
     with pytest.raises(ValueError, match=r"OTEL_TRACES_SAMPLER_ARG = .* a ratio from 0 to 1"):
         make_sampler(ratio)
+
+
+def test_a_provider_that_is_made_here_has_the_sampler_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The SDK by itself does not know the name, and would sample everything."""
+    assert sampler_of_environment() is None
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "record_unsampled")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.01")
+    sampler = sampler_of_environment()
+    assert sampler is not None
+    assert sampler.get_description().startswith("RecordUnsampled{ParentBased{root:TraceIdRatioBased{0.01}")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "often")
+    assert sampler_of_environment() is None
+    assert "OTEL_TRACES_SAMPLER_ARG = 'often' is wrong" in caplog.text
 
 
 SCRIPT = """

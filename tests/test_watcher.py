@@ -639,6 +639,24 @@ def test_a_partial_report_is_taken_back() -> None:
         assert shop.processor.status().reports == 0
 
 
+@pytest.mark.parametrize("why", ["its end lies below the threshold", "switched off", "off and on again"])
+def test_a_partial_report_is_taken_back_from_what_is_not_slow(why: str) -> None:
+    """A request that was told as still running, and is no slow one in the end, has no report any more."""
+    with watched(hung_after=0.1) as shop:
+        withdrawn: list[str] = []
+        shop.processor.notifier.withdraw = withdrawn.append  # type: ignore[attr-defined]
+        span = shop.start()
+        (partial,) = eventually(lambda: shop.profiles()[:1])
+        if why != "its end lies below the threshold":
+            shop.processor.disable()
+            if why == "off and on again":
+                shop.processor.enable()
+        span.end(span.start_time + 1_000_000 if why == "its end lies below the threshold" else None)
+        assert all(profile.running for profile in shop.profiles())
+        assert withdrawn == [partial.name]
+        assert shop.attributes()["slowspan.profile.dropped"] == "not_selected"
+
+
 def test_partial_report_is_renewed_as_the_age_doubles() -> None:
     """Partial reports come at ages of which each is at least twice the one before."""
     with watched(hung_after=0.1) as shop:

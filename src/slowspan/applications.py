@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from slowspan.config_sources import load_settings
 from slowspan.instrumentor import instrument_once
+from slowspan.trace_sampler import sampler_of_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +90,7 @@ def quick_setup(app: Any = None, *, service_name: str | None = None, **options: 
     instrument_app = _instrumentation_for(app)
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         resource = Resource.create({"service.name": service_name} if service_name else {})
-        trace.set_tracer_provider(TracerProvider(resource=resource))
+        trace.set_tracer_provider(TracerProvider(sampler_of_environment(), resource=resource))
     processor = instrument_once(None, loaded)
     if processor is None:
         raise TypeError(

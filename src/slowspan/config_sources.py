@@ -267,4 +267,7 @@ def _table(document: object) -> Mapping[object, object]:
         if isinstance(holder, Mapping) and isinstance(holder.get("slowspan"), Mapping):
             table: Mapping[object, object] = holder["slowspan"]
             return table
+    if not {"tool", "project", "build-system"}.isdisjoint(document):
+        # Else every table of a pyproject.toml would be told as an unknown setting.
+        raise ValueError("it has no table tool.slowspan")
     return document

@@ -14,12 +14,15 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from slowspan.config_sources import CODE, load_declared_settings, load_settings
 from slowspan.processor import SlowSpanProcessor
-from slowspan.trace_sampler import record_unsampled
+from slowspan.trace_sampler import record_unsampled, sampler_of_environment
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from slowspan.config_sources import LoadedSettings
+
+_OTEL_CONFIG_FILE = "OTEL_CONFIG_FILE"
+"""OpenTelemetry's own constant is in newer releases only."""
 
 _logger = logging.getLogger("slowspan")
 
@@ -69,8 +72,8 @@ def before_instrumentation() -> None:
             # Kept for the instrumentor, so that what is wrong in them is told once.
             instrumentor._loaded = load_declared_settings({}, "")
             settings = instrumentor._loaded.settings
-            if settings.enabled:
-                _provide()
+            # Also where the setting enabled is false: at run time enable() only switches on what is there.
+            _provide()
             if settings.record_unsampled:
                 record_unsampled(trace.get_tracer_provider(), settings.span_kinds)
     except Exception:
@@ -86,14 +89,20 @@ def _provide() -> None:
     if (
         isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
         and not entry_points(group="opentelemetry_configurator")
-        and os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() != "true"
+        and not _is_sdk_disabled()
     ):
-        trace.set_tracer_provider(TracerProvider())
+        trace.set_tracer_provider(TracerProvider(sampler_of_environment()))
+        unread = f", and {_OTEL_CONFIG_FILE} is not read" if os.environ.get(_OTEL_CONFIG_FILE) else ""
         _logger.warning(
-            "slowspan has made OpenTelemetry's tracer provider, which exports nothing: no configurator is installed, "
+            "slowspan has made OpenTelemetry's tracer provider, which exports nothing%s: no configurator is installed, "
             "such as that of opentelemetry-distro. If your code makes a provider, set "
-            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=slowspan and add a slowspan.SlowSpanProcessor() to it"
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=slowspan and add a slowspan.SlowSpanProcessor() to it",
+            unread,
         )
+
+
+def _is_sdk_disabled() -> bool:
+    return os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true"
 
 
 # What OpenTelemetry itself passes to every instrumentor.
@@ -109,6 +118,9 @@ _FOREIGN_OPTIONS = (
 def _add_processor(provider: Any, loaded: LoadedSettings) -> SlowSpanProcessor | None:
     provider = provider or trace.get_tracer_provider()
     if not hasattr(provider, "add_span_processor"):
+        if _is_sdk_disabled():
+            _logger.warning("slowspan is off: %s is set, so OpenTelemetry makes no spans", OTEL_SDK_DISABLED)
+            return None
         _logger.warning(
             "slowspan is off: the global tracer provider is a %s, which takes no span processors. Where your code "
             "makes its TracerProvider, add one line: provider.add_span_processor(slowspan.SlowSpanProcessor())",

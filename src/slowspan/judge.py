@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import time
 from _thread import get_native_id
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from slowspan.recording.gauge import HAS_THREAD_CLOCKS
 from slowspan.recording.recording import Lost
 from slowspan.selection import Selection
 from slowspan.span_attributes import NOT_SELECTED, link_attributes, profile_attributes
+from slowspan.span_fields import name_of
 from slowspan.trace_sampler import attributes_of
 from slowspan.trigger import Trigger
 
@@ -63,18 +64,37 @@ class Judge:
     def _reset(self) -> None:
         # A forked child keeps its own reports.
         self._report_limit = ReportLimit(self._settings.reports_per_hour)
+        # One of our own, which the application does not seed. Asking the system for each id would let go of the
+        # interpreter lock, which the request then had to queue for again.
+        self._ids = random.Random()
 
     # -- On the request's thread, at its end.
 
-    def finish(self, recording: Recording, span: Span, duration_ns: int, session: Session | None) -> None:
-        """Decide on a span that is over the smallest threshold; if it is slow, hand it on."""
+    def finish(
+        self,
+        recording: Recording,
+        span: Span,
+        duration_ns: int,
+        session: Session | None,
+        *,
+        is_wanted: bool = True,
+    ) -> None:
+        """Decide on a span that has ended; if it is slow, hand it on.
+
+        Args:
+            recording: Its recording.
+            span: The span.
+            duration_ns: How long it took.
+            session: What the inline engine saw.
+            is_wanted: Whether it can be slow at all: over the smallest threshold, and watched until now.
+        """
         # Taken first: it is the account of the request, not of what follows here.
         cpu_ns = time.thread_time_ns() if _is_at_home(recording) else None
         trace = recording.trace
         if trace is not None:
             with trace.lock:
                 """Whoever has linked or told of it without knowing of its end is done now."""
-        if not self._is_slow(recording, span, duration_ns):
+        if not (is_wanted and self._is_slow(recording, span, duration_ns)):
             self._take_back(recording, span, duration_ns)
             return
         if trace is not None:
@@ -99,7 +119,7 @@ class Judge:
         http = semconv.read_http(attributes)
         if not self._selection.selects(http, attributes):
             return False
-        threshold_ns = self._trigger.threshold_ns(http, span.name)
+        threshold_ns = self._trigger.threshold_ns(http, name_of(span))
         if duration_ns < threshold_ns:
             return False
         self._link(recording, span, http, threshold_ns)
@@ -118,8 +138,10 @@ class Judge:
     def _link(self, recording: Recording, span: Span, http: HttpFacts, threshold_ns: int) -> None:
         """Write on a span where its profile will be."""
         if recording.threshold_ns is None:
-            recording.id = os.urandom(8).hex()
-            endpoint = semconv.endpoint(http.method, http.route or http.path, span.name)
+            recording.id = f"{self._ids.getrandbits(64):016x}"
+            # What may be a URL's query in the span's name is not for the names of files, nor for the log.
+            name = name_of(span).partition("?")[0]
+            endpoint = semconv.endpoint(http.method, http.route or http.path, name)
             recording.name = report_name(recording.start_ns, endpoint, recording.id)
             recording.kept = self._report_limit.admits(endpoint)
             if not recording.kept:
@@ -186,7 +208,7 @@ class Judge:
             return
         attributes = attributes_of(span)
         http = semconv.read_http(attributes)
-        threshold_ns = self._trigger.threshold_ns(http, span.name)
+        threshold_ns = self._trigger.threshold_ns(http, name_of(span))
         if age_ns < threshold_ns:
             return
         if not self._selection.selects(http, attributes):

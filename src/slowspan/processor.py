@@ -126,8 +126,10 @@ class SlowSpanProcessor(SpanProcessor):
                 # Mostly it is a thread that runs one request after the other.
                 runner: Any = known_threads.get(get_ident())
                 loop = carriers.running_loop()
-                if runner is None or loop is not None or carriers.look_further is not None:
+                if runner is None or loop is not None:
                     runner = carriers.runner_on(runner, loop)
+                elif carriers.look_further is not None:
+                    runner = carriers.look_further(runner)
                 if runner is None or self._watcher.keeps_apart:
                     self._watcher.start_apart(span, runner)
                     return

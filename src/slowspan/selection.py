@@ -43,7 +43,8 @@ class Selection:
         Args:
             http: ``read_http(attributes)``.
             attributes: The span's attributes.
-            so_far: Whether attributes can still come, so that one that is to be there need not be there yet.
+            so_far: Whether attributes can still come, so that one that is to be there, or that tells the URL, need not
+                be there yet.
 
         Returns:
             False for a websocket, for whatever an ``excluded_…`` setting matches, and, when there are
@@ -54,11 +55,11 @@ class Selection:
             return False
         if not self.has_filters:
             return True
-        return self._selects_url(http.url) and self._selects_attributes(attributes, so_far)
+        return self._selects_url(http.url, so_far) and self._selects_attributes(attributes, so_far)
 
-    def _selects_url(self, url: str) -> bool:
+    def _selects_url(self, url: str, so_far: bool) -> bool:
         if not url:
-            return self._included_urls is None
+            return so_far or self._included_urls is None
         if self._excluded_urls is not None and self._excluded_urls.url_disabled(url):
             return False
         return self._included_urls is None or self._included_urls.url_disabled(url)

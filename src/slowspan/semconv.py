@@ -46,12 +46,15 @@ SAMPLES: Final = "slowspan.samples"
 Attributes = Mapping[str, object]
 """A span's attributes. Another thread may change them: read single keys, never iterate."""
 
+MAX_URL: Final = 65_536
+"""Characters of a URL that are read: what servers take at most, so that none of these cuts a query unnoticed."""
+
 _MAX_NAME = 200
 _MAX_METHOD = 32
 _MAX_SCHEME = 32
 _MAX_HOST = 300
 _MAX_PATH = 2048
-_MAX_URL = _MAX_PATH + MAX_QUERY
+_MAX_READ_QUERY = MAX_QUERY + 1  # one more tells that it is too long
 
 _STATUS_CODE = ("http.response.status_code", "http.status_code")
 _SWITCHING_PROTOCOLS = 101
@@ -67,6 +70,7 @@ class HttpFacts(NamedTuple):
     path: str | None = None
     """The path, or the route where the instrumentation knows no path."""
     query: str | None = None
+    """At most one character more than ``MAX_QUERY``, by which a longer one is known."""
     route: str | None = None
     status_code: int | None = None
 
@@ -100,20 +104,24 @@ def read_http(attributes: Attributes) -> HttpFacts:
     Returns:
         The facts, bounded in length.
     """
-    target_path, target_query = _split_target(_text(attributes, _MAX_URL, "http.target"))
-    url_scheme, url_host, url_path, url_query = split_url(_text(attributes, _MAX_URL, "url.full", "http.url"))
+    target_path, target_query = _split_target(_text(attributes, MAX_URL, "http.target"))
+    url_scheme, url_host, url_path, url_query = split_url(_text(attributes, MAX_URL, "url.full", "http.url"))
     route = _text(attributes, _MAX_PATH, "http.route")
-    path = _text(attributes, _MAX_PATH, "url.path") or target_path or url_path or route
-    query = _text(attributes, MAX_QUERY, "url.query") or target_query or url_query
+    path = _text(attributes, _MAX_PATH, "url.path") or target_path or url_path
+    if route and not path:
+        # Django's routes begin without a slash.
+        path = "/" + route.lstrip("/")
+    query = _text(attributes, _MAX_READ_QUERY, "url.query") or target_query or url_query
     scheme = _text(attributes, _MAX_SCHEME, "url.scheme", "http.scheme") or url_scheme
-    # The Host header first, with the port that the client named: the server itself may stand behind a proxy.
-    host = _text(attributes, _MAX_HOST, "http.host", "server.address", "net.host.name") or url_host
+    # The URL first, which is made of the Host header: the server itself may stand behind a proxy. Elsewhere some
+    # instrumentations write the server's own address, or leave out the port that the client named.
+    host = url_host or _text(attributes, _MAX_HOST, "http.host", "server.address", "net.host.name")
     return HttpFacts(
         method=_text(attributes, _MAX_METHOD, "http.request.method", "http.method") or None,
         scheme=scheme[:_MAX_SCHEME].lower() or None,
         host=host[:_MAX_HOST] or None,
         path=path[:_MAX_PATH] or None,
-        query=query[:MAX_QUERY] or None,
+        query=query[:_MAX_READ_QUERY] or None,
         route=route or None,
         status_code=_whole(attributes, *_STATUS_CODE),
     )
@@ -172,7 +180,8 @@ def split_url(url: str) -> tuple[str, str, str, str]:
         Four texts, all empty if there is no scheme.
     """
     scheme, separator, rest = url.partition("://")
-    if not separator:
+    # What stands before a URL in the query of a path is no scheme.
+    if not separator or any(mark in scheme for mark in "/?#"):
         return "", "", "", ""
     rest, _, query = rest.partition("#")[0].partition("?")
     authority, slash, path = rest.partition("/")

@@ -1,4 +1,4 @@
-"""Reads the attributes behind the properties of the SDK's spans, each of which costs a request a call of Python."""
+"""Reads the fields of the SDK's spans: behind its properties, each of which costs a request a call of Python."""
 
 from __future__ import annotations
 
@@ -37,3 +37,8 @@ def reads_fields(method: Method) -> Method:
         code = method.__code__
         method.__code__ = code.replace(co_names=tuple(moved.get(name, name) for name in code.co_names))
     return method
+
+
+def name_of(span: ReadableSpan) -> str:
+    """Return a span's name. The SDK takes whatever it is given: a lazy text, or a number."""
+    return str(span.name)

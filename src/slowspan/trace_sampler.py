@@ -7,9 +7,12 @@ processors pass it over. The children of such a span stay dropped, here and in o
 
 from __future__ import annotations
 
+import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG
 from opentelemetry.sdk.trace.sampling import Decision, ParentBasedTraceIdRatio, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, TraceState
 
@@ -21,6 +24,11 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Link
     from opentelemetry.util.types import Attributes, AttributeValue
 
+
+NAME = "record_unsampled"
+"""What ``OTEL_TRACES_SAMPLER`` calls it."""
+
+_logger = logging.getLogger("slowspan")
 
 # Looked up once: to ask the class for a member costs as much as to compare it.
 _DROP = Decision.DROP
@@ -117,6 +125,20 @@ def record_unsampled(provider: Any, kinds: Iterable[str]) -> bool:
     if not isinstance(sampler, RecordUnsampled):
         provider.sampler = RecordUnsampled(sampler, [SpanKind[kind] for kind in kinds])
     return True
+
+
+def sampler_of_environment() -> Sampler | None:
+    """Return the sampler of ``OTEL_TRACES_SAMPLER`` where that is ours, for a provider that is made here.
+
+    Only ``opentelemetry-instrument`` asks for samplers of others; the SDK by itself knows no names but its own.
+    """
+    if os.environ.get(OTEL_TRACES_SAMPLER, "").strip().lower() != NAME:
+        return None
+    try:
+        return make_sampler(os.environ.get(OTEL_TRACES_SAMPLER_ARG, ""))
+    except ValueError as error:
+        _logger.warning("%s", error)
+        return None
 
 
 def make_sampler(ratio: str) -> RecordUnsampled:

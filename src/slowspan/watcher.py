@@ -22,6 +22,7 @@ from slowspan.recording.carriers import (
 )
 from slowspan.recording.finished import Finished
 from slowspan.recording.recording import Lost
+from slowspan.recording.turns import Turns
 from slowspan.running_spans import RunningSpans
 from slowspan.stand_in import StandIn, stand_aside, stand_aside_if_there
 
@@ -106,12 +107,15 @@ class SpanWatcher:
 
     # -- On the request's thread.
 
-    def take_over(self, span: Span, generator: object = None) -> None:
+    def take_over(self, span: Span, generator: object = None) -> Turns | None:
         """Begin to watch a function's span, on terms of its own, whoever watches it already.
 
         Args:
             span: The span that has just started.
             generator: The generator whose life it is, if it is one's.
+
+        Returns:
+            The generator's turns, to be noted and kept until its end; None for what is no generator.
         """
         end: object = span.end  # Not from its __dict__, which the first look makes.
         if isinstance(end, StandIn):
@@ -121,7 +125,10 @@ class SpanWatcher:
             young = self.children.young.get(key)
             if young is not None and young[0] is span:
                 self.children.young.pop(key, None)
-        self.start_apart(span, runner_here(), generator)
+        runner = runner_here()
+        turns = Turns(generator, runner) if generator is not None else None
+        self.start_apart(span, runner, turns)
+        return turns
 
     def release(self, span: Span) -> None:
         """Let another one watch a span that this one has begun to watch a moment ago, with a stand-in for its end."""
@@ -133,13 +140,13 @@ class SpanWatcher:
             if self._inline is not None and recording.inline is not None:
                 self._inline.stop(recording.inline)
 
-    def start_apart(self, span: Span, runner: ThreadCarrier | Runner | None, generator: object = None) -> None:
+    def start_apart(self, span: Span, runner: ThreadCarrier | Runner | None, turns: Turns | None = None) -> None:
         """Watch a span by itself, from the start with a stand-in for its end: one that takes more to find or to show.
 
         Args:
             span: The span that has just started.
             runner: What runs the span, as of ``runner_here``.
-            generator: The generator whose life it is, if it is one's.
+            turns: Those of the generator whose life it is, if it is one's.
         """
         if native.eventlet_has_replaced_threads():
             # Neither a sampler's thread nor a delivery thread can run.
@@ -158,11 +165,11 @@ class SpanWatcher:
             # Recorded although it may be fast: nobody else would know of it.
             self._spans.record(span, ThreadCarrier(0, 0)).lost = Lost.EVENT_LOOP if runner is None else Lost.NO_THREAD
             return
-        young = self.young[span] = span, runner if generator is None else (runner, generator), [], span.context
+        young = self.young[span] = span, runner if turns is None else (runner, turns), [], span.context
         if self._sampler.parked:
             self.wake_sampler(span, young)
         # A profiler on a thread that others use as well, such as a generator's consumer, would show them too.
-        if self._inline is not None and thread is not None and runner is thread and generator is None:
+        if self._inline is not None and thread is not None and runner is thread and turns is None:
             self._spans.record(span, thread).inline = self._inline.start()
 
     def share_trace(self, key: int, young: Young) -> None:
@@ -276,8 +283,9 @@ class SpanWatcher:
             profiler = recording.inline
             session = self._inline.stop(profiler) if self._inline and profiler else None
             duration_ns = end_ns - recording.start_ns
-            if duration_ns >= self._min_threshold_ns and recording.selected is not False and self.enabled:
-                self._judge.finish(recording, span, duration_ns, session)
+            is_wanted = duration_ns >= self._min_threshold_ns and recording.selected is not False and self.enabled
+            if is_wanted or recording.trace is not None:
+                self._judge.finish(recording, span, duration_ns, session, is_wanted=is_wanted)
         finally:
             # The application may keep the span.
             self._spans.recordings.pop(id(span), None)
@@ -327,7 +335,8 @@ class SpanWatcher:
         recording.selected = False
         span = recording.span()
         if span is not None:
-            self.children.close(span.context)
+            # Should it end after all, what is known of it stays as it is.
+            self._spans.forget(span)
         if self._inline is not None and recording.inline is not None:
             self._inline.stop(recording.inline)
         self._counters.drop(Drop.SPAN_ABANDONED, detail=reason)
