@@ -4,7 +4,8 @@ Every request computes a known amount of processor time and sleeps for a known t
 was ready to run, while other threads had the interpreter lock. The thread's own clocks tell the truth. The error of a
 request is the largest difference, in points of the time that its profile knows of, between a true share and its share
 in the profile. With many threads a request has few samples, since the sampler queues for the lock as well, and what a
-single one shows scatters: the figure is the error of the requests' mean shares.
+single one shows scatters: the figure is the error of the requests' mean shares. How much of the requests' time the
+profiles do not know of, mostly before the first look, is shown beside it.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class Requests:
         _compute(300)
         self._units = 300 / (time.thread_time() - start)
 
-    def run(self, threads: int) -> float:
-        """Serve one request on each thread; return the largest error of their mean shares, in points."""
+    def run(self, threads: int) -> tuple[float, float]:
+        """Serve one request on each thread; return the largest error of their mean shares, and what is not known."""
         workers = [
             threading.Thread(target=self._serve, args=(f"GET /{n}", *WORKLOADS[threads])) for n in range(threads)
         ]
@@ -61,13 +62,16 @@ class Requests:
             worker.join()
         self._provider.force_flush()
         errors = dict.fromkeys(KINDS, 0.0)
+        unknown = 0.0
         for report in self._notifier.reports:
             seen = {share.name: share.share for share in time_shares(report.profile)}
             known = sum(seen.get(kind, 0.0) for kind in KINDS)
+            assert known, f"{report.profile.span.name} was never looked at"
+            unknown += (1 - known) / threads
             for kind, true in zip(KINDS, self._truth[report.profile.span.name], strict=True):
                 errors[kind] += (seen.get(kind, 0.0) / known - true) / threads
         assert len(self._notifier.reports) == threads
-        return 100 * max(map(abs, errors.values()))
+        return 100 * max(map(abs, errors.values())), 100 * unknown
 
     def _serve(self, name: str, computing: float, sleeping: float) -> None:
         span = self._tracer.start_span(name, kind=SpanKind.SERVER)
@@ -88,13 +92,12 @@ def _compute(units: int) -> None:
 def measure(options: Options) -> Iterator[Figure]:
     """Measure the error of the shares for each number of threads, in points."""
     for threads in WORKLOADS:
-        errors = []
+        results: list[tuple[float, float]] = []
         for _ in range(4 if options.quick else 12):
             with Worker("bench.time_shares:Requests") as worker:
-                errors.append(worker.call("run", threads=threads))
-        yield Figure(
-            name=f"shares: computing, waiting, ready; {threads} busy thread{'s' if threads > 1 else ''}",
-            unit="points",
-            value=median_interval(errors, options.confidence),
-            target=TARGET,
-        )
+                results.append(worker.call("run", threads=threads))
+        errors, unknown = zip(*results, strict=True)
+        name = f"{threads} busy thread{'s' if threads > 1 else ''}"
+        value = median_interval(errors, options.confidence)
+        yield Figure(f"shares: computing, waiting, ready; {name}", "points", value, TARGET)
+        yield Figure(f"shares: not known; {name}", "%", median_interval(unknown, options.confidence))

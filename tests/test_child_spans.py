@@ -91,6 +91,18 @@ def test_the_spans_inside_are_in_the_profile_as_a_tree(site: Watched) -> None:
     assert "password" not in "".join(profile.json_slices())
 
 
+def test_names_keep_no_secret(site: Watched) -> None:
+    """A URL in the name of any span, the request's own too, is redacted in the profile and in the report's name."""
+    request = site.start("GET http://shop.example/x?token=s3cret")
+    child(site, request, "GET http://api.example/x?token=s3cret").end()
+    child(site, request, "SELECT 's3cret' WHERE a = ?", attributes={"db.statement": "SELECT 's3cret'"}).end()
+    wait_here()
+    request.end()
+    profile = site.profile()
+    assert names(profile) == {"GET http://api.example/x?token=[redacted]": "", "SELECT ? WHERE a = ?": ""}
+    assert "s3cret" not in "".join(profile.json_slices())
+
+
 def test_samples_carry_the_innermost_span_that_was_open(site: Watched) -> None:
     """What was sampled while a query ran belongs to the query, what came before to its parent."""
 
@@ -507,12 +519,13 @@ def spans(*times: tuple[int, int, int]) -> tuple[ChildSpan, ...]:
         (((-1, 100, 50),), 50),
         (((-1, 100, 50), (-1, 120, 50)), 70),
         (((-1, 100, 100), (-1, 120, 20), (-1, 190, 30)), 120),
-        (((-1, 100, 50), (0, 100, 900)), 50),
+        (((-1, 100, 50), (0, 110, 20)), 50),
+        (((-1, 100, 50), (0, 120, 300)), 320),
         (((-1, -50, 100), (-1, 900, 200)), 150),
     ],
 )
 def test_the_share_that_no_span_explains(tree: tuple[tuple[int, int, int], ...], explained: int) -> None:
-    """Overlaps count once, only direct children count, and only as far as they are inside the request."""
+    """Overlaps count once, and only as far as they are inside the request; a child may outlive its parent."""
     profile = make_profile([(((TOTAL, 1),), SECOND, 0)], spans=spans(*tree))
     assert explained_ns(profile) == explained * MS
 

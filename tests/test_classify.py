@@ -12,8 +12,10 @@ from collections.abc import Callable
 
 import pytest
 
+from slowspan.recording import kernel_files
 from slowspan.recording.classify import LEFT, UNCLEAR, Lock, by_second_look, by_state, stopped_by_force
 from slowspan.recording.gauge import MAX_OPEN, ThreadEndedError, ThreadGauge, thread_cpu_ns
+from slowspan.recording.kernel_files import keep_lock
 from slowspan.recording.trace import COMPUTING, WAITING
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of other threads")
@@ -101,6 +103,8 @@ def test_gauge_of_ended_thread() -> None:
     thread.start()
     native_id = thread.native_id or 0
     gauge = ThreadGauge(native_id)
+    assert gauge.is_ready() is not None
+    gauge.delay_ns()
     thread.join()
     try:
         while native_id in map(int, os.listdir("/proc/self/task")):
@@ -133,12 +137,48 @@ def test_gauge_knows_who_queues_for_the_lock(request: pytest.FixtureRequest) -> 
 
 
 @linux_only
+def test_lock_is_kept_while_the_kernels_files_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where threads queue for the interpreter lock no call lets go of it: each would cost the sampler its turn."""
+    assert keep_lock()
+    monkeypatch.setattr(kernel_files, "os", None)
+    gauge = ThreadGauge(_thread.get_native_id())
+    try:
+        assert gauge.delay_ns() >= 0
+        assert gauge.queues_for_lock() is False  # It is in the very call that reads this.
+    finally:
+        gauge.close()
+    assert ThreadGauge._open == 0
+    with pytest.raises(OSError, match="cannot open /proc/self/task/0/stat"):
+        kernel_files.open_file("/proc/self/task/0/stat")
+
+
+@linux_only
+def test_without_ctypes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interpreter without ctypes reads the files all the same, and does not know who queues for the lock."""
+    monkeypatch.setattr(kernel_files, "_library", None)
+    monkeypatch.setattr(kernel_files, "_can_keep_lock", True)
+    monkeypatch.setitem(sys.modules, "ctypes", None)
+    assert not keep_lock()
+    gauge = ThreadGauge(_thread.get_native_id())
+    try:
+        assert gauge.delay_ns() >= 0
+        assert gauge.is_ready() is True
+        assert gauge.queues_for_lock() is None
+    finally:
+        gauge.close()
+
+
+@linux_only
 def test_bounded_files() -> None:
     """No more than a fixed number of files is open, and all are closed again; without files only the clock is read."""
     native_id = _thread.get_native_id()
     before = len(os.listdir("/proc/self/fd"))
     gauges = [ThreadGauge(native_id) for _ in range(MAX_OPEN + 10)]
     try:
+        for gauge in gauges:
+            gauge.is_ready()
+            gauge.delay_ns()
+            gauge.queues_for_lock()
         assert len(os.listdir("/proc/self/fd")) == before + 3 * MAX_OPEN
         assert gauges[-1].is_ready() is None
         assert gauges[-1].delay_ns() == 0

@@ -7,6 +7,7 @@ import importlib
 import multiprocessing
 import os
 import pickle
+import random
 import select
 import signal
 import sys
@@ -94,6 +95,17 @@ def test_fork_before_the_first_span(shop: Watched) -> None:
     """A child of a process without any request yet, as of a preloading server, reports its own."""
     check(in_child(lambda: serve_and_tell(shop)))
     assert shop.profiles() == []
+
+
+def test_reports_of_two_children_have_names_of_their_own(shop: Watched) -> None:
+    """Workers forked from one parent, which an application has seeded, never write each other's reports."""
+
+    def child() -> str:
+        random.seed(1)
+        shop.request(wait_here, name="in the child")
+        return shop.profiles()[-1].id
+
+    assert len({in_child(child) for _ in range(3)}) == 3
 
 
 def test_fork_while_the_sampler_is_parked(shop: Watched, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,16 @@ import pytest
 from opentelemetry.instrumentation.sqlite3 import SQLite3Instrumentor
 from opentelemetry.trace import use_span
 
-from profiles import DISPATCH, LOAD, MS, STEM, VIEW, make_profile, make_spans
+from profiles import DISPATCH, LOAD, MS, SECOND, STEM, VIEW, make_profile, make_spans
 from slowspan.recording.profile import ChildSpan, Frame, Profile
-from slowspan.recording.span_groups import SpanGroup, application_line, n_plus_ones, span_groups
+from slowspan.recording.span_groups import (
+    SpanGroup,
+    application_line,
+    describe_n_plus_one,
+    n_plus_ones,
+    span_groups,
+)
+from slowspan.recording.span_tree import carry_spans
 from slowspan.recording.synthetic import WAITING_FOR_LOOP
 from slowspan.report.html import render_page
 from slowspan.report.text import render_text
@@ -138,3 +145,24 @@ def test_the_page_and_the_text_name_it() -> None:
     assert page.count('<div class="row">') == 3
     text = render_text(profile)
     assert "   480 ms     6 ×  N+1  orders.py:19 load_items  SELECT name FROM items WHERE order_id = ?\n" in text
+
+
+def test_a_line_that_only_half_of_the_samples_have_is_not_named() -> None:
+    """Of two tasks that wait side by side one asks; the samples show them in turns."""
+    asking, beside = (Frame(name, "/srv/shop/app.py", 1, None, False) for name in ("asking", "beside"))
+    query = (ChildSpan(-1, "SELECT", "CLIENT", 0, SECOND, "UNSET", (("db.query.text", QUERY),)),)
+
+    def line(*turns: Frame) -> str:
+        profile = make_profile([(((frame, 2),), 100 * MS, 0) for frame in turns], spans=query)
+        carried = carry_spans(profile.samples, query, profile.frames, profile.locations, profile.stacks)
+        (group,) = span_groups(replace(profile, samples=carried))
+        return group.line
+
+    assert line(asking, beside, asking, beside) == ""
+    assert line(asking, asking, asking, beside) == "app.py:2 asking"
+
+
+def test_more_than_are_kept_are_at_least_so_many() -> None:
+    """Where older spans were not kept the number is said to be a lower bound."""
+    group = SpanGroup("SELECT", QUERY, 1000, SECOND, "", 1)
+    assert describe_n_plus_one(group, at_least=True).startswith("N+1: at least 1000 × the same, 1.00 s in all")

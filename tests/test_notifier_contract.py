@@ -15,7 +15,7 @@ from http_server import Answer, RecordingServer, closed_port
 from mattermost_server import CHANNEL, TEAM, TOKEN, Fault, MattermostServer
 from profiles import make_span
 from reports import make_report
-from slowspan.config import Settings
+from slowspan.config import ConfigError, Settings
 from slowspan.counters import Counters
 from slowspan.notifiers import registry
 from slowspan.notifiers.base import DeliveryError, Notifier
@@ -411,6 +411,25 @@ def test_an_entry_point_that_cannot_be_imported(
     assert load("pager") == []
     assert "No module named 'package_that_does_not_exist'" in caplog.messages[0]
     assert caplog.records[0].exc_info
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (KeyError("PAGER_URL"), "KeyError('PAGER_URL')"),
+        (ConfigError("pager", "x", "a URL"), str(ConfigError("pager", "x", "a URL"))),
+    ],
+)
+def test_an_error_of_a_notifier_says_what_it_is(error: Exception, told: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The text of a KeyError is only the key; an error of slowspan's own explains itself."""
+
+    class Pager:
+        def __init__(self) -> None:
+            raise error
+
+    assert load(Pager) == []
+    assert caplog.messages == [f"the notifier 'Pager' is off: {told}"]
+    assert bool(caplog.records[0].exc_info) is isinstance(error, KeyError)
 
 
 def test_a_function_is_called_until_shutdown() -> None:

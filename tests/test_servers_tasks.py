@@ -157,3 +157,20 @@ def test_grpc(orders: tuple[grpc.Channel, Path]) -> None:
     compare(answers, profiles)
     assert profiles["0"].span.name == "/shop.Orders/Pack"
     assert seen_in(profiles["4"]).seconds["block_part"] == pytest.approx(0.24, abs=0.15)
+
+
+def test_grpc_on_asyncio() -> None:
+    """Tasks of gRPC's own are compiled: their frames are on no stack, but the handlers' are, and each request's own."""
+    command = [sys.executable, str(APPS / "grpc_aio.py")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert set(facts) == {"/waits/serve", "/computes/serve"}
+    computes, waits = facts["/computes/serve"], facts["/waits/serve"]
+    assert computes["functions"]["compute_here"] > 0.2
+    assert computes["functions"]["serve"] > 0.8
+    assert computes["shares"]["computing"] > 0.2
+    assert computes["shares"]["waiting"] > 0.2
+    assert waits["functions"]["serve"] > 0.5
+    assert waits["shares"]["computing"] < 0.2

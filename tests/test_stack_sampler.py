@@ -419,7 +419,7 @@ def test_no_file_can_be_opened(sampler: StackSampler, monkeypatch: pytest.Monkey
     def refuse(*args: object) -> int:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(gauge.os, "open", refuse)
+    monkeypatch.setattr(gauge, "open_file", refuse)
     watcher = watch(sampler)
     with recorded(sampler, watcher) as recording:
         eventually(lambda: samples_of(recording) > 3)
@@ -524,12 +524,14 @@ def test_switch_interval_is_left_alone_when_told_so(sampler: StackSampler, usual
 def test_somebody_elses_switch_interval_stays(usual: float) -> None:
     """Whoever changes the switch interval meanwhile keeps what they set."""
     switching = FineSwitching()
-    switching.update(1)
+    switching.measure(1)
+    switching.update()
     assert sys.getswitchinterval() == pytest.approx(FINE_INTERVAL)
     sys.setswitchinterval(0.02)
     switching.restore()
     assert sys.getswitchinterval() == pytest.approx(0.02)
-    switching.update(1)
+    switching.measure(1)
+    switching.update()
     switching.restore()
     assert sys.getswitchinterval() == pytest.approx(0.02)
 
@@ -538,7 +540,8 @@ def test_shorter_switch_interval_stays(usual: float) -> None:
     """A switch interval that is shorter than ours already is not made longer."""
     sys.setswitchinterval(0.0001)
     switching = FineSwitching()
-    switching.update(1)
+    switching.measure(1)
+    switching.update()
     assert sys.getswitchinterval() == pytest.approx(0.0001)
     switching.restore()
     assert sys.getswitchinterval() == pytest.approx(0.0001)
@@ -555,7 +558,8 @@ def test_switch_interval_under_load(
     monkeypatch.setattr("slowspan.recording.switching.time.process_time_ns", lambda: next(cpu))
     switching = FineSwitching()
     for _ in range(3):
-        switching.update(8)
+        switching.measure(8)
+        switching.update()
     assert (sys.getswitchinterval() < usual) == fine
     assert switching.contended != fine
     switching.restore()

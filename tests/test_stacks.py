@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import sys
 import threading
+import types
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +18,8 @@ from hypothesis import strategies as st
 
 from slowspan.recording import stacks
 from slowspan.recording.profile import ROOT
-from slowspan.recording.stacks import MAX_DEPTH, StackTable, line_before
+from slowspan.recording.stacks import MAX_DEPTH, StackTable, line_at, line_before
+from slowspan.recording.synthetic import LEFT_OUT
 from support import eventually
 from watched import read_stacks
 
@@ -174,8 +178,32 @@ def test_line_of_an_instruction_without_one() -> None:
     assert line_before(code, -1) == code.co_firstlineno
 
 
-def test_deep_stack_keeps_its_root() -> None:
-    """Of a stack deeper than the bound the frames next to the root are kept: they tell which request it is."""
+def all_codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """Yield a code object and those inside it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from all_codes(constant)
+
+
+@pytest.mark.parametrize("in_c", [True, False])
+def test_lines_of_all_instructions(monkeypatch: pytest.MonkeyPatch, in_c: bool) -> None:
+    """The interpreter's own function and the one in Python agree on every instruction of a large module."""
+    if not in_c:
+        monkeypatch.setattr(stacks, "_line_in_c", lambda: None)
+    source = Path(inspect.getsourcefile(inspect) or "")
+    for code in all_codes(compile(source.read_text(encoding="utf-8"), str(source), "exec")):
+        lines = [code.co_firstlineno] * (len(code.co_code) + 1)
+        last = code.co_firstlineno
+        for start, end, line in code.co_lines():
+            last = line or last
+            lines[start:end] = [last] * (end - start)
+        assert line_at(code, -1) == code.co_firstlineno
+        assert [line_at(code, offset) for offset in range(0, len(code.co_code), 2)] == lines[:-1:2]
+
+
+def test_deep_stack_keeps_both_ends() -> None:
+    """Of a stack deeper than the bound the middle is left out: the ends tell what runs, and for whom."""
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(3 * MAX_DEPTH)
     threading.stack_size(64 * 1024 * 1024)
@@ -187,7 +215,9 @@ def test_deep_stack_keeps_its_root() -> None:
         sys.setrecursionlimit(limit)
     assert len(codes(flat)) == MAX_DEPTH
     assert codes(flat)[-1].co_name == "_bootstrap"
-    assert codes(flat)[0].co_name == "dive"
+    assert codes(flat)[0].co_name == "wait"
+    assert [code.co_name for code in codes(flat)].count(LEFT_OUT) == 1
+    assert codes(flat)[MAX_DEPTH // 2 - 1].co_name == LEFT_OUT
     assert line > 0
 
 

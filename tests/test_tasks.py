@@ -15,16 +15,16 @@ import anyio
 import pytest
 import uvloop
 from opentelemetry.trace import SpanKind
+from tornado import gen
 
 from slowspan.recording import carriers
+from slowspan.recording.gauge import HAS_THREAD_CLOCKS
 from slowspan.recording.synthetic import BEFORE_FIRST_SAMPLE, HELD_THE_LOOP, WAITING_FOR_LOOP
 from slowspan.report.summary import hot_lines, time_shares
-from watched import Watched, compute_here, functions, watched
+from watched import Watched, compute_here, functions, paths, seconds_below, watched
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-
-    from slowspan import Profile
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 
 LONG = 0.3
 """Seconds that are told apart from others' in a share of the time, on a busy machine too."""
@@ -58,24 +58,6 @@ async def handle(shop: Watched, work: Callable[[], Awaitable[object]], name: str
         await work()
 
 
-def paths(profile: Profile) -> dict[tuple[str, ...], float]:
-    """Return the stacks as function names, root first, with their seconds."""
-    seconds: dict[tuple[str, ...], float] = {}
-    for sample in profile.samples:
-        path = tuple(frame.name for frame, _ in profile.stack_frames(sample.stack))
-        seconds[path] = seconds.get(path, 0.0) + sample.wall_ns / 1e9
-    return seconds
-
-
-def seconds_below(profile: Profile, *names: str) -> float:
-    """Return the seconds of all stacks in which the functions stand in this order."""
-    total = 0.0
-    for path, seconds in paths(profile).items():
-        rest = iter(path)
-        total += seconds if all(name in rest for name in names) else 0.0
-    return total
-
-
 async def nap(seconds: float = LONG) -> None:
     """Wait."""
     await asyncio.sleep(seconds)
@@ -99,6 +81,11 @@ async def over_generator() -> None:
     """Wait for an asynchronous generator."""
     async for _ in numbers():
         pass
+
+
+async def over_generator_by_hand() -> None:
+    """Wait for an asynchronous generator's next value, if there is one."""
+    await anext(numbers(), 0)
 
 
 async def with_gather() -> None:
@@ -132,6 +119,7 @@ async def with_task() -> None:
         (nap, ("handle", "nap", "sleep")),
         (stuck_on_lock, ("handle", "stuck_on_lock", "acquire")),
         (over_generator, ("handle", "over_generator", "numbers", "nap", "sleep")),
+        (over_generator_by_hand, ("handle", "over_generator_by_hand", "numbers", "nap", "sleep")),
         (with_gather, ("handle", "with_gather", "nap", "sleep")),
         (with_wait, ("handle", "with_wait", "wait", "_wait", "nap", "sleep")),
         (with_wait_for, ("handle", "with_wait_for", "wait_for", "nap", "sleep")),
@@ -160,6 +148,60 @@ def test_suspended_task_shows_its_awaits(
     assert (profile.cpu_time_ns or 0) < LONG / 3 * 1e9
 
 
+class Written:
+    """Awaits a future by an iterator that is written by hand, so that nothing leads from it to the future."""
+
+    def __init__(self, future: Any) -> None:
+        self._future = [future]
+
+    def __await__(self) -> Iterator[Any]:
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        (future,) = self._future
+        if future.done():
+            raise StopIteration
+        future._asyncio_future_blocking = True
+        return future
+
+
+async def yielding(future: Any) -> None:
+    """Await a future by a generator that yields it."""
+
+    class Yielded:
+        def __await__(self) -> Iterator[Any]:
+            future._asyncio_future_blocking = True
+            yield future
+
+    await Yielded()
+
+
+async def written(future: Any) -> None:
+    """Await a future by an iterator."""
+    await Written(future)
+
+
+@pytest.mark.parametrize("wait", [written, yielding])
+def test_own_awaitable_is_a_wait(
+    run: Callable[[Any], Any], shop: Watched, wait: Callable[[Any], Awaitable[object]]
+) -> None:
+    """An awaitable of the application's own class is waited for: nobody is said to keep the task from going on."""
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        loop.call_later(LONG, future.set_result, None)
+        await wait(future)
+
+    run(handle(shop, work))
+    profile = shop.profile()
+    assert seconds_below(profile, "work", wait.__name__) > LONG / 4
+    assert functions(profile).get(WAITING_FOR_LOOP, 0) < 0.1
+
+
 def make_group() -> Any:
     """Return a task group of asyncio, or of anyio where asyncio has none yet."""
     return asyncio.TaskGroup() if sys.version_info >= (3, 11) else anyio.create_task_group()
@@ -179,6 +221,41 @@ def test_task_group_shows_its_children(run: Callable[[Any], Any], shop: Watched,
 
     run(handle(shop, with_group))
     assert seconds_below(shop.profile(), "handle", "with_group", "nap", "sleep") > LONG / 4
+
+
+@gen.coroutine
+def old_page() -> Iterator[Any]:
+    """Wait and compute in generators of Tornado's, one in the other."""
+    yield gen.sleep(0.05)
+    yield old_step()
+    yield gen.moment
+
+
+@gen.coroutine
+def old_step() -> Iterator[Any]:
+    """Wait, then compute when the event loop has called back."""
+    yield from old_waits()
+    compute_here(LONG)
+
+
+def old_waits() -> Iterator[Any]:
+    """Wait in a generator that another one delegates to."""
+    yield gen.sleep(LONG)
+
+
+def test_generators_of_tornado(run: Callable[[Any], Any], shop: Watched) -> None:
+    """Of ``gen.coroutine`` the generators are shown, down to where they wait, and what they compute."""
+
+    async def serve() -> None:
+        await old_page()
+
+    run(handle(shop, serve))
+    profile = shop.profile()
+    assert seconds_below(profile, "handle", "serve", "old_page", "old_step", "old_waits") > LONG / 4
+    assert seconds_below(profile, "handle", "serve", "old_page", "old_step", "compute_here") > LONG / 4
+    assert seconds_below(profile, "compute_here") == pytest.approx(seconds_below(profile, "serve", "compute_here"))
+    assert {share.name: share.share for share in time_shares(profile)}["computing"] > 0.02
+    assert not {"_run", "_run_once"} & set(functions(profile))
 
 
 def test_running_task_shows_what_computes(run: Callable[[Any], Any], shop: Watched) -> None:
@@ -227,6 +304,41 @@ def test_who_holds_the_loop_is_named(run: Callable[[Any], Any], shop: Watched) -
     before = profile.samples[0].wall_ns / 1e9
     names = ("slowspan.cpu_time", "slowspan.waiting_time", "slowspan.ready_time")
     assert sum(attributes[name] for name in names) == pytest.approx(profile.duration_ns / 1e9 - before, abs=0.02)
+
+
+async def blocks() -> AsyncGenerator[int, None]:
+    """Wait, then block the event loop, for each item."""
+    await nap(0.1)
+    hold_the_loop()
+    yield 1
+
+
+def test_task_of_one_item(run: Callable[[Any], Any], shop: Watched) -> None:
+    """A task that makes one item of an asynchronous generator shows the generator's frames while it runs, too."""
+
+    async def take() -> None:
+        await asyncio.create_task(blocks().__anext__())  # type: ignore[arg-type]
+
+    run(handle(shop, take))
+    profile = shop.profile()
+    assert seconds_below(profile, "handle", "take", "blocks", "hold_the_loop") > LONG / 2
+    assert seconds_below(profile, WAITING_FOR_LOOP) < LONG / 4
+
+
+def test_task_of_one_item_that_holds_the_loop(run: Callable[[Any], Any], shop: Watched) -> None:
+    """A task that makes one item is named, too, where it holds the loop."""
+
+    async def steps() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+
+    async def both() -> None:
+        await asyncio.gather(handle(shop, steps), blocks().__anext__())
+
+    run(both())
+    profile = shop.profile()
+    assert seconds_below(profile, "steps", "sleep", WAITING_FOR_LOOP, "blocks", "hold_the_loop") > LONG / 4
+    assert seconds_below(profile, "hold_the_loop") == seconds_below(profile, WAITING_FOR_LOOP, "hold_the_loop")
 
 
 def test_wait_for_something_that_takes_long_is_no_wait_for_the_loop(run: Callable[[Any], Any], shop: Watched) -> None:
@@ -289,6 +401,41 @@ def test_work_in_a_thread_is_followed(run: Callable[[Any], Any], shop: Watched) 
 def wait_in_thread() -> None:
     """Wait in a thread of the pool."""
     time.sleep(LONG)
+
+
+def compute_in_thread(seconds: float) -> None:
+    """Compute until that much CPU time is used, however busy the machine is."""
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        sum(range(200))
+
+
+async def in_one_group() -> None:
+    """Compute in two threads."""
+    await asyncio.gather(asyncio.to_thread(compute_in_thread, LONG), asyncio.to_thread(compute_in_thread, LONG))
+
+
+async def in_groups_of_groups() -> None:
+    """Compute in two threads, each below a group of its own."""
+
+    async def in_a_thread() -> None:
+        await asyncio.gather(anyio.to_thread.run_sync(compute_in_thread, LONG), nap(0.01))
+
+    await asyncio.gather(in_a_thread(), in_a_thread())
+
+
+@pytest.mark.skipif(not HAS_THREAD_CLOCKS, reason="only Linux has the clocks of threads")
+@pytest.mark.parametrize("work", [in_one_group, in_groups_of_groups])
+def test_work_in_several_threads_is_computing_time(
+    run: Callable[[Any], Any], shop: Watched, work: Callable[[], Awaitable[object]]
+) -> None:
+    """What several threads compute for a request at the same time is its computing time."""
+    run(handle(shop, work))
+    profile = shop.profile()
+    # Two threads that compute at the same moment are counted once, and the first sample comes after a while.
+    assert (profile.cpu_time_ns or 0) > LONG / 2 * 1e9
+    assert sum(sample.cpu_ns for sample in profile.samples) <= sum(sample.wall_ns for sample in profile.samples)
+    assert sum(share.share for share in time_shares(profile)) == pytest.approx(1)
 
 
 def test_task_that_has_ended_is_no_longer_read(run: Callable[[Any], Any], shop: Watched) -> None:
@@ -370,3 +517,17 @@ def test_a_library_that_is_just_being_imported(
     vars(library).update(whole)
     carriers.notice_new_libraries()
     assert carriers._known >= {"asyncio", "gevent"}
+
+
+def test_asyncio_is_noticed_at_once(shop: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the first event loop comes after the first request, its tasks are not taken for one thread."""
+    monkeypatch.setattr(carriers, "running_loop", carriers._no_loop)
+    monkeypatch.setattr(carriers, "_current_task", None)
+    monkeypatch.setattr(carriers, "look_further", None)
+    monkeypatch.setattr(carriers, "_known", frozenset())
+
+    async def serve() -> None:
+        await asyncio.gather(*(handle(shop, nap, name) for name in ("one", "two")))
+
+    asyncio.run(serve())
+    assert [functions(profile)["nap"] > 0.5 for profile in shop.profiles()] == [True, True]

@@ -205,6 +205,24 @@ def functions(profile: Profile) -> dict[str, float]:
     }
 
 
+def paths(profile: Profile) -> dict[tuple[str, ...], float]:
+    """Return the stacks as function names, root first, with their seconds."""
+    seconds: dict[tuple[str, ...], float] = {}
+    for sample in profile.samples:
+        path = tuple(frame.name for frame, _ in profile.stack_frames(sample.stack))
+        seconds[path] = seconds.get(path, 0.0) + sample.wall_ns / 1e9
+    return seconds
+
+
+def seconds_below(profile: Profile, *names: str) -> float:
+    """Return the seconds of all stacks in which the functions stand in this order."""
+    total = 0.0
+    for path, seconds in paths(profile).items():
+        rest = iter(path)
+        total += seconds if all(name in rest for name in names) else 0.0
+    return total
+
+
 def read_stacks(thread_ids: set[int]) -> dict[int, tuple[FlatStack, int]]:
     """Read the stacks of some threads as the sampler does; return them with the innermost line of each."""
     stacks = {}

@@ -234,7 +234,7 @@ def _async_generator(
                     except BaseException as error:  # noqa: BLE001 - the generator's to handle, whatever it is
                         value = error
                         step = generator.athrow
-                    span.attach()
+                    span.resume()
             finally:
                 value = None  # As above.
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from slowspan.processor import SlowSpanProcessor
+    from slowspan.recording.turns import Turns
     from slowspan.watcher import SpanWatcher
 
 _logger = logging.getLogger("slowspan")
@@ -67,7 +68,7 @@ class FunctionSpan:
         watcher: Who watches it.
     """
 
-    __slots__ = ("_context", "_token", "shown", "watched", "watcher")
+    __slots__ = ("_context", "_token", "_turns", "shown", "watched", "watcher")
 
     def __init__(self) -> None:
         self.shown: trace.Span = trace.INVALID_SPAN
@@ -75,6 +76,7 @@ class FunctionSpan:
         self.watcher: SpanWatcher | None = None
         self._context: Context | None = None
         self._token: Any = None
+        self._turns: Turns | None = None
 
     def start(self, name: str, watcher: SpanWatcher | None, generator: Any) -> None:
         """Start the span, which a watcher that is enabled then watches."""
@@ -88,7 +90,7 @@ class FunctionSpan:
         elif isinstance(shown, Span):
             self._context = trace.set_span_in_context(shown)
             self.watched, self.watcher = shown, watcher
-            watcher.take_over(shown, generator)
+            self._turns = watcher.take_over(shown, generator)
         else:
             self._start_private(name, tracers.private, watcher, generator)
 
@@ -108,7 +110,7 @@ class FunctionSpan:
         if isinstance(span, Span):  # Else OpenTelemetry has been switched off.
             self._context = context_api.set_value(_INNERMOST, _Private(span, beside), around)
             self.watched, self.watcher = span, watcher
-            watcher.take_over(span, generator)
+            self._turns = watcher.take_over(span, generator)
 
     def keep(self, key: str, value: object) -> None:
         """Keep something in the context in which the span is the current one."""
@@ -128,7 +130,18 @@ class FunctionSpan:
             self._context = context_api.get_current()
             self._detach()
 
+    def resume(self) -> None:
+        """Go on after ``suspend`` in an asynchronous generator, whose next item another task may take."""
+        self.attach()
+        try:
+            if self._turns is not None:
+                self._turns.begin()
+        except Exception as error:  # noqa: BLE001 - anything raised here would become the generator's
+            _count(self.watcher, error)
+
     def _detach(self) -> None:
+        if self._turns is not None:
+            self._turns.end()
         token, self._token = self._token, None
         try:
             reset = token.var.reset

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import time
 
+from asgiref.sync import sync_to_async
 from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
 from django.db import connection
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
-from known_parts import SCALE, blocks, gather_part, waits
+from known_parts import (
+    SCALE,
+    Parts,
+    block_part,
+    blocks,
+    compute_part,
+    gather_part,
+    lead_in_async,
+    marked,
+    queue_part,
+    waits,
+)
 
 wsgi = get_wsgi_application()
 asgi = get_asgi_application()
@@ -17,6 +29,20 @@ asgi = get_asgi_application()
 
 async def waiting(request: HttpRequest, number: str) -> JsonResponse:
     return JsonResponse(await waits(number, gather_part))
+
+
+async def handing_on(_: HttpRequest, number: str) -> JsonResponse:
+    """Have threads do the parts: the one that waits for the view, and one of a pool."""
+    parts = Parts()
+
+    async def request() -> None:
+        await parts.wait(lead_in_async, number)
+        await sync_to_async(parts.call)(compute_part)
+        await sync_to_async(parts.call)(block_part)
+        await sync_to_async(parts.call, thread_sensitive=False)(queue_part)
+
+    await marked(request, number)()
+    return JsonResponse(parts.facts())
 
 
 def blocking(request: HttpRequest, number: str) -> JsonResponse:
@@ -56,6 +82,7 @@ def prepare(request: HttpRequest) -> JsonResponse:
 
 urlpatterns = [
     path("waits/<number>", waiting),
+    path("hands-on/<number>", handing_on),
     path("blocks/<number>", blocking),
     path("database/<number>", with_database),
     path("prepare", prepare),

@@ -185,8 +185,8 @@ call_after_fork(calling_thread.forget_others)
 
 
 Runner = tuple[Any, Any]
-"""A thread and the task or greenlet that it ran at the span's start, or one of these two and the generator that it ran:
-what a fast request leaves, unread."""
+"""A thread and the task or greenlet that it ran at the span's start, or one of these two and the turns of the generator
+that it ran: what a fast request leaves, unread."""
 
 
 def carrier_of(runner: ThreadCarrier | Runner) -> Carrier:
@@ -307,7 +307,11 @@ def _has_hub() -> bool:
     return hub is not None and hub() is not None
 
 
-def _no_loop() -> None:
+def _no_loop() -> Any:
+    # Until the sampler's thread has time for it, two tasks would be taken for one thread.
+    if "asyncio" in sys.modules:
+        notice_new_libraries()
+        return running_loop() if running_loop is not _no_loop else None
     return None
 
 

@@ -7,11 +7,14 @@ import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slowspan.recording import handoffs
+from slowspan.recording.awaitables import coroutine_of, frame_of, is_compiled, is_running
 from slowspan.recording.kin import Kin
+from slowspan.recording.memory import Memory
 from slowspan.recording.sight import CarrierGoneError, Sight, State
-from slowspan.recording.stacks import MAX_DEPTH, flatten, line_of, marker
+from slowspan.recording.stacks import flatten, line_of, marker, shortened
 from slowspan.recording.synthetic import WAITING_FOR_LOOP
-from slowspan.recording.walk import Memory, Walk, is_due, is_running
+from slowspan.recording.threads import leads_on
+from slowspan.recording.walk import Walk, is_due
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,11 +41,14 @@ class ThreadFollower:
         frame = frames.get(self._thread_id)
         if frame is None:
             raise CarrierGoneError
-        if not _waits_for_a_thread(frame):
+        if not leads_on(frame):
             return Sight(flatten(frame), line_of(frame), State.ON_THREAD, self._thread_id)
         self._memory.turn += 1
         walk = Walk(frames, self._memory, self._thread_id)
-        return sight_of(walk, walk.follow_thread(self._thread_id))
+        state = walk.follow_thread(self._thread_id)
+        if state is State.READY:
+            _add_wait_for_loop(walk)  # Of a task to which it has handed its work.
+        return sight_of(walk, state)
 
 
 class _Last(NamedTuple):
@@ -93,13 +99,14 @@ class TaskFollower:
         if child is not None:
             return child
         holder = self._holder(task, running, frames)
+        # Of another loop, to which a thread has handed work, it is not known who holds it.
+        is_held = state is State.READY and bool(holder) and walk.loop is task.get_loop()
         if state is State.READY:
-            walk.path.append((_WAITING_FOR_LOOP, 0))
-            walk.line = 0
-            if holder:
+            _add_wait_for_loop(walk)
+            if is_held:
                 walk.path += reversed(holder)
                 walk.line = line_of(frames[self._thread_id])
-        sight = sight_of(walk, state, held=state is State.READY and bool(holder), loop_is_busy=bool(holder))
+        sight = sight_of(walk, state, held=is_held, loop_is_busy=bool(holder))
         is_at_rest = state is State.SUSPENDED and walk.hops == 1 and not walk.in_queue
         if is_at_rest and waiter is not None and sight is not None:
             self._last = _Last(weakref.ref(waiter), walk.due_at, sight._replace(moved=False))
@@ -123,17 +130,19 @@ class TaskFollower:
         """Return the frames of what else the event loop runs at this instant, innermost first; none when it waits."""
         if running is task:
             return []  # It has stopped meanwhile.
-        outermost = getattr(running.get_coro(), "cr_frame", None) if running is not None else None
+        coroutine = coroutine_of(running) if running is not None else None
+        outermost = frame_of(coroutine)
+        has_no_frame = running is None or is_compiled(coroutine)  # A callback that is no task, or one that is compiled.
         above: list[tuple[CodeType, int]] = []
         frame = frames.get(self._thread_id)
         while frame is not None:
-            if running is None and handoffs.is_boundary(frame):
-                return above  # A callback that is no task.
+            if has_no_frame and handoffs.is_boundary(frame):
+                return above
             above.append((frame.f_code, frame.f_lasti))
             if frame is outermost:
                 return above
             frame = frame.f_back
-        if running is None or not is_running(running.get_coro()):
+        if running is None or not is_running(coroutine):
             return []
         return above if handoffs.is_in_greenlet(running, self._thread_id, frames.get(self._thread_id)) else []
 
@@ -215,19 +224,9 @@ def _runs_greenlet(frame: FrameType | None) -> bool:
     return frame is not None and _root_of(frame).f_globals.get("__name__") not in hub
 
 
-_NEAR = 4
-"""Innermost frames among which a wait for another thread is looked for: the wait, and what it calls in turn."""
-
-
-def _waits_for_a_thread(frame: FrameType | None) -> bool:
-    """Tell cheaply whether a thread may wait for another one: hardly ever."""
-    for _ in range(_NEAR):
-        if frame is None:
-            return False
-        if frame.f_code.co_name in handoffs.BLOCKED:
-            return True
-        frame = frame.f_back
-    return False
+def _add_wait_for_loop(walk: Walk) -> None:
+    walk.path.append((_WAITING_FOR_LOOP, 0))
+    walk.line = 0
 
 
 def sight_of(walk: Walk, state: State | None, *, held: bool = False, loop_is_busy: bool = False) -> Sight | None:
@@ -235,8 +234,8 @@ def sight_of(walk: Walk, state: State | None, *, held: bool = False, loop_is_bus
     if state is None or not walk.is_of_one_instant():
         return None
     flat: FlatStack = []
-    for code, offset in reversed(walk.path[:MAX_DEPTH]):
+    for code, offset in reversed(walk.path):
         flat.append(code)
         flat.append(offset)
     thread_id = walk.thread_id if state is State.ON_THREAD else 0
-    return Sight(flat, walk.line, state, thread_id, walk.moved, held, loop_is_busy)
+    return Sight(shortened(flat), walk.line, state, thread_id, walk.moved, held, loop_is_busy, frozenset(walk.guests))

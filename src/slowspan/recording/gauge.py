@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 import time
+from typing import TYPE_CHECKING
 
-from slowspan.recording.lock_queue import queues_for_lock
+from slowspan.recording.kernel_files import close_file, keep_lock, open_file, os_read, read_file
+from slowspan.recording.lock_queue import sleeps_at_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HAS_THREAD_CLOCKS = sys.platform == "linux"
 """Whether another thread's CPU time can be read. Elsewhere samples carry wall time only."""
 
 MAX_OPEN = 64
 """Gauges with open files at the same time, three files each: the application needs its descriptors, too."""
-
-_STATE_BYTES = 64
-"""The state stands behind the thread's name, which has 15 characters at most."""
 
 
 if sys.platform == "linux":
@@ -67,20 +67,14 @@ class ThreadGauge:
         native_id: The kernel's thread id, as of ``threading.get_native_id``.
     """
 
-    __slots__ = ("_call", "_delays", "_native_id", "_state", "_users")
+    __slots__ = ("_files", "_native_id", "_users")
 
     _open = 0
 
     def __init__(self, native_id: int) -> None:
         self._native_id = native_id
         self._users = 0
-        self._state = self._delays = self._call = -1
-        if HAS_THREAD_CLOCKS and ThreadGauge._open < MAX_OPEN:
-            with contextlib.suppress(OSError):
-                self._state = os.open(f"/proc/self/task/{native_id}/stat", os.O_RDONLY)
-                ThreadGauge._open += 1
-                self._delays = os.open(f"/proc/self/task/{native_id}/schedstat", os.O_RDONLY)
-                self._call = os.open(f"/proc/self/task/{native_id}/syscall", os.O_RDONLY)
+        self._files: dict[str, int] = {}
 
     def give_back(self) -> None:
         """Close the files when nobody else has borrowed this gauge."""
@@ -92,13 +86,12 @@ class ThreadGauge:
 
     def close(self) -> None:
         """Close the files."""
-        files = (self._state, self._delays, self._call)
-        self._state = self._delays = self._call = -1
-        if files[0] >= 0:
+        files, self._files = self._files, {}
+        if any(file >= 0 for file in files.values()):
             ThreadGauge._open -= 1
-        for file in files:
+        for file in files.values():
             if file >= 0:
-                os.close(file)
+                close_file(file)
 
     def cpu_ns(self) -> int | None:
         """Return the CPU time that the thread has used, or None where it cannot be known. Takes 1 µs.
@@ -117,9 +110,8 @@ class ThreadGauge:
         Raises:
             ThreadEndedError: The thread has ended.
         """
-        if self._delays < 0:
-            return 0
-        return int(self._read(self._delays).split()[1])
+        text = self._read("schedstat")
+        return int(text.split()[1]) if text is not None else 0
 
     def is_ready(self) -> bool | None:
         """Return whether the thread runs or could run now, None where that is not known. Takes 4 µs.
@@ -130,20 +122,42 @@ class ThreadGauge:
         Raises:
             ThreadEndedError: The thread has ended.
         """
-        if self._state < 0:
-            return None
-        text = self._read(self._state)
-        return text[text.rindex(b")") + 2 :][:1] == b"R"
+        text = self._read("stat", os_read)
+        return text[text.rindex(b")") + 2 :][:1] == b"R" if text is not None else None
 
     def queues_for_lock(self) -> bool | None:
         """Return whether the thread waits for the interpreter lock, which the caller holds; None if not known."""
-        return queues_for_lock(self._call) if self._call >= 0 else None
-
-    def _read(self, file: int) -> bytes:
+        if not keep_lock():
+            return None
         try:
-            return os.pread(file, _STATE_BYTES, 0)
+            text = self._read("syscall")
+        except ThreadEndedError:
+            return None
+        return sleeps_at_lock(text) if text is not None else None
+
+    def _read(self, name: str, read: Callable[[int], bytes] = read_file) -> bytes | None:
+        """Return one of the thread's files, None where it cannot be opened."""
+        file = self._files.get(name)
+        if file is None:
+            file = self._files[name] = self._opened(name)
+        if file < 0:
+            return None
+        try:
+            return read(file)
         except OSError:
             raise ThreadEndedError from None
+
+    def _opened(self, name: str) -> int:
+        """Open one of the thread's files and return its descriptor, or -1."""
+        is_first = all(file < 0 for file in self._files.values())
+        if not HAS_THREAD_CLOCKS or (is_first and ThreadGauge._open >= MAX_OPEN):
+            return -1
+        try:
+            file = open_file(f"/proc/self/task/{self._native_id}/{name}")
+        except OSError:
+            return -1
+        ThreadGauge._open += is_first
+        return file
 
 
 _borrowed: dict[int, ThreadGauge] = {}

@@ -1,8 +1,8 @@
 """Where known libraries hand a request's work on: to child tasks, and to other threads.
 
-To show the work behind a new library's wait, add its function to one of the two tables below. A function is known by
-its module and name; one local variable of it tells where the work is. Nobody else's variables are read, since that
-can keep them alive.
+To show the work behind a new library's wait, add its function to one of the two tables below, or to the one in
+``threads``. A function is known by its module and name; one local variable of it tells where the work is. Nobody else's
+variables are read, since that can keep them alive.
 """
 
 from __future__ import annotations
@@ -56,16 +56,48 @@ def from_blocked(frame: FrameType) -> Any:
         frame: A frame near the top of a running thread's stack.
 
     Returns:
-        A coroutine or a ``concurrent.futures.Future``; None for any other frame.
+        A ``concurrent.futures.Future``; None for any other frame.
     """
     read = BLOCKED.get(frame.f_code.co_name)
     return read(frame) if read is not None else None
+
+
+def handed_on_with(frame: FrameType) -> Sequence[Any]:
+    """Return the futures of the work that was handed to a pool together with what a thread waits for.
+
+    Args:
+        frame: The one that tells what it waits for, as of ``from_blocked``.
+    """
+    caller = frame.f_back
+    while caller is not None and caller.f_globals.get("__name__") == "concurrent.futures._base":
+        if caller.f_code.co_name == "result_iterator":  # Of Executor.map.
+            return list(caller.f_locals.get("fs") or ())[-_MAX_TOGETHER:]  # The next one is the last.
+        caller = caller.f_back
+    return ()
+
+
+_MAX_TOGETHER = 100
+"""Futures that are looked at, of those that stand together: a pool takes them up in their order."""
 
 
 def is_boundary(frame: FrameType) -> bool:
     """Return whether a frame is the one in which a pool's thread takes up work: what is below serves all requests."""
     known = _BOUNDARIES.get(frame.f_code.co_name)
     return known is not None and frame.f_globals.get("__name__") in known
+
+
+def outermost_of_step(top: FrameType | None) -> FrameType | None:
+    """Return the outermost frame of what an event loop runs now; None where that or the loop has no frames.
+
+    Args:
+        top: The innermost frame of the loop's thread.
+    """
+    frame = top
+    while frame is not None and frame.f_back is not None and not is_boundary(frame):
+        if is_boundary(frame.f_back):
+            return frame
+        frame = frame.f_back
+    return None
 
 
 def is_in_greenlet(task: Any, thread_id: int, top: FrameType | None) -> bool:
@@ -118,29 +150,42 @@ def children_of(future: Any) -> list[Any] | None:
     return [inner] if inner is not None else None
 
 
-def worker_of(future: Any) -> Any:
-    """Return the ``concurrent.futures.Future`` that an asyncio future mirrors, or None."""
+def runner_of(future: Any) -> Any:
+    """Return what resumes the generator of Tornado's whose result a future is to be, or None."""
+    runner = _from_callbacks(future, "runner")
+    return runner if hasattr(runner, "gen") else None
+
+
+def source_of(future: Any) -> Any:
+    """Return what a future mirrors, or None.
+
+    For an asyncio future that is a ``concurrent.futures.Future``, a thread's; for one of these, which a thread waits
+    for, the task that ``asyncio.run_coroutine_threadsafe`` has made.
+    """
     return _from_callbacks(future, "source")
 
 
 def waiter_of(future: Any) -> Any:
     """Return the asyncio task that waits for a ``concurrent.futures.Future``, or None."""
+    return next((waiter for waiter in waiters_of(future) if hasattr(waiter, "get_coro")), None)
+
+
+def waiters_of(future: Any) -> Iterator[Any]:
+    """Yield the asyncio futures that stand for a ``concurrent.futures.Future``, then the task that waits for them."""
     for _ in range(_MAX_MIRRORS):
         task = _waiting_task(future)
         if task is not None:
-            return task
+            yield task
+            return
         future = _from_callbacks(future, "destination", "outer")
         if future is None:
-            return None
-    return None
+            return
+        yield future
 
 
-def thread_working_on(future: Any, frames: Mapping[int, FrameType]) -> int:
-    """Return the thread of a pool that works for a ``concurrent.futures.Future``, or 0."""
-    for thread_id, top in frames.items():
-        if any(worked_on is future for worked_on in _worked_on(top)):
-            return thread_id
-    return 0
+def at_work(frames: Mapping[int, FrameType]) -> list[tuple[Any, int]]:
+    """Return each ``concurrent.futures.Future`` that a pool's thread works for, with that thread."""
+    return [(future, thread_id) for thread_id, top in frames.items() for future in _worked_on(top)]
 
 
 def is_bridged_here() -> bool:
@@ -158,7 +203,7 @@ def _worked_on(frame: FrameType | None) -> Iterator[Any]:
     """Yield the futures of the work that a thread of a pool does, from the innermost frame outwards."""
     while frame is not None:
         if is_work_item(frame):
-            yield getattr(frame.f_locals.get("self"), "future", None)
+            yield _future_of(frame)
         frame = frame.f_back
 
 
@@ -173,9 +218,40 @@ _BOUNDARIES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def is_work_item(frame: FrameType) -> bool:
-    """Return whether a frame is the one in which a thread of a pool does one piece of work."""
-    return frame.f_code.co_name == "run" and frame.f_globals.get("__name__") in _WORK_ITEMS
+def is_work_item(frame: FrameType, future: Any = None) -> bool:
+    """Return whether a frame is the one in which a thread of a pool does one piece of work.
+
+    Args:
+        frame: Of any thread.
+        future: The ``concurrent.futures.Future`` of the work that is meant; None for any.
+    """
+    if frame.f_code.co_name != "run" or frame.f_globals.get("__name__") not in _WORK_ITEMS:
+        return False
+    return future is None or _future_of(frame) is future
+
+
+def is_done_item(frame: FrameType) -> bool:
+    """Return whether a frame is the one of a piece of work that has its result, of which the thread tells others."""
+    if not is_work_item(frame):
+        return False
+    future = _future_of(frame)
+    return future is None or bool(future.done())
+
+
+def is_worker_thread(frame: FrameType) -> bool:
+    """Return whether a frame is the one in which a worker thread of anyio takes up work, all of it for one request."""
+    if frame.f_code.co_name != "run" or frame.f_globals.get("__name__") != "anyio._backends._asyncio":
+        return False
+    # So are called the functions that run an event loop, for which see what calls them.
+    return frame.f_back is not None and frame.f_back.f_globals.get("__name__") == "threading"
+
+
+def _future_of(frame: FrameType) -> Any:
+    return getattr(frame.f_locals.get("self"), "future", None)
+
+
+_LINKING = frozenset({"asyncio.futures", "asyncio.tasks", "tornado.gen"})
+"""Modules whose callbacks lead from a future to what it stands for."""
 
 
 def _from_callbacks(future: Any, *names: str) -> Any:
@@ -184,7 +260,7 @@ def _from_callbacks(future: Any, *names: str) -> Any:
     for callback in list(callbacks)[:_MAX_MIRRORS]:
         function = callback[0] if isinstance(callback, tuple) else callback
         code = getattr(function, "__code__", None)
-        if code is None or getattr(function, "__module__", None) not in {"asyncio.futures", "asyncio.tasks"}:
+        if code is None or getattr(function, "__module__", None) not in _LINKING:
             continue
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
             if name in names:
@@ -254,14 +330,6 @@ SUSPENDED: Mapping[str, Sequence[tuple[str, Callable[[Mapping[str, Any]], Onward
 """Functions in which a task waits for something else than what it awaits: name, module, what to read."""
 
 
-def _awaited_by_asgiref(frame: FrameType) -> Any:
-    # What it runs meanwhile on behalf of the coroutine is above this frame, and then it does not wait.
-    caller = frame.f_back
-    if frame.f_globals.get("__name__") != "asgiref.current_thread_executor" or caller is None:
-        return None
-    return caller.f_locals.get("awaitable") if caller.f_globals.get("__name__") == "asgiref.sync" else None
-
-
 def _awaited_result(frame: FrameType) -> Any:
     if frame.f_globals.get("__name__") != "concurrent.futures._base":
         return None
@@ -270,7 +338,6 @@ def _awaited_result(frame: FrameType) -> Any:
 
 
 BLOCKED: Mapping[str, Callable[[FrameType], Any]] = {
-    "run_until_future": _awaited_by_asgiref,
     "result": _awaited_result,
 }
 """Functions in which a thread waits for another: by name."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slowspan.recording.stacks import ROOT
-from slowspan.recording.synthetic import BEFORE_FIRST_SAMPLE, NOT_SAMPLED
+from slowspan.recording.synthetic import UNKNOWN_FRAMES
 from slowspan.semconv import endpoint
 
 if TYPE_CHECKING:
@@ -176,11 +176,10 @@ class Profile:
     @property
     def unknown_ns(self) -> int:
         """Time of which it is not known whether the thread computed or waited: before the first sample, or unseen."""
-        unknown = (BEFORE_FIRST_SAMPLE, NOT_SAMPLED)
         return sum(
             sample.wall_ns - sample.cpu_ns
             for sample in self.samples
-            if self.frames[self.locations[self.stacks[sample.stack].location].frame].name in unknown
+            if self.frames[self.locations[self.stacks[sample.stack].location].frame].name in UNKNOWN_FRAMES
         )
 
     def stack_locations(self, stack: int) -> list[Location]:

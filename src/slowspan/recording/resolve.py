@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import os
 import platform
 import socket
@@ -15,7 +14,7 @@ from slowspan.recording.carriers import name_of_thread
 from slowspan.recording.profile import Frame, Location, ProcessFacts, Profile, Sample, Stack
 from slowspan.recording.span_groups import describe_n_plus_one, n_plus_ones
 from slowspan.recording.span_tree import SpanTree, carry_spans
-from slowspan.recording.stacks import ROOT
+from slowspan.recording.stacks import ROOT, line_at
 from slowspan.recording.synthetic import BEFORE_FIRST_SAMPLE, COMPUTED_NOT_SEEN, NOT_SAMPLED
 
 if TYPE_CHECKING:
@@ -44,16 +43,16 @@ class _Tables:
         self.frames: dict[Frame, int] = {}
         self.locations: dict[Location, int] = {}
         self.stacks: dict[Stack, int] = {}
-        self._codes: dict[int, tuple[int, list[int], list[int]]] = {}
+        self._codes: dict[int, int] = {}
 
     def stack(self, parent: int, code: CodeType, offset: int) -> int:
-        known = self._codes.get(id(code))
-        if known is None:
-            known = self._codes[id(code)] = self._read_code(code)
-        frame, starts, lines = known
-        index = bisect.bisect_right(starts, offset) - 1
-        line = lines[index] if index >= 0 else code.co_firstlineno
-        return self.location(parent, Location(frame, line))
+        frame = self._codes.get(id(code))
+        if frame is None:
+            described = Frame(
+                code.co_name, code.co_filename, code.co_firstlineno, class_name(code), _HIDE_MARK in code.co_varnames
+            )
+            frame = self._codes[id(code)] = self.frames.setdefault(described, len(self.frames))
+        return self.location(parent, Location(frame, line_at(code, offset)))
 
     def synthetic(self, parent: int, name: str) -> int:
         return self.place(parent, Frame(name, "", 0, None, False), 0)
@@ -64,18 +63,6 @@ class _Tables:
     def location(self, parent: int, location: Location) -> int:
         stack = Stack(parent, self.locations.setdefault(location, len(self.locations)))
         return self.stacks.setdefault(stack, len(self.stacks))
-
-    def _read_code(self, code: CodeType) -> tuple[int, list[int], list[int]]:
-        frame = Frame(
-            code.co_name, code.co_filename, code.co_firstlineno, class_name(code), _HIDE_MARK in code.co_varnames
-        )
-        starts, lines = [], []
-        line = code.co_firstlineno
-        for start, _, known_line in code.co_lines():
-            line = known_line or line
-            starts.append(start)
-            lines.append(line)
-        return self.frames.setdefault(frame, len(self.frames)), starts, lines
 
 
 def class_name(code: CodeType) -> str | None:
@@ -138,7 +125,9 @@ def build_profile(
         spans=tree.spans,
         spans_left_out=tree.left_out,
     )
-    named = tuple(describe_n_plus_one(group) for group in n_plus_ones(profile)[:N_PLUS_ONE_NOTES])
+    named = tuple(
+        describe_n_plus_one(group, at_least=bool(tree.left_out)) for group in n_plus_ones(profile)[:N_PLUS_ONE_NOTES]
+    )
     return replace(profile, notes=profile.notes + named) if named else profile
 
 
@@ -156,7 +145,7 @@ def _build_samples(finished: Finished, tables: _Tables, pause: Callable[[], None
         if wall:
             stack = tables.synthetic(ROOT, NOT_SAMPLED) if node == ROOT else stacks[node]
             samples.append(Sample(stack, at, wall, cpu, ready))
-        if row % SLICE == 0:
+        if row % SLICE == SLICE - 1:
             pause()
     end = data.at_ns[-1]
     for node, (wall, cpu) in data.unseen.items():
@@ -192,7 +181,7 @@ def _resolve_nodes(data: TraceData, tables: _Tables, pause: Callable[[], None]) 
     for node in range(len(data.table.parents)):
         code, offset, parent = data.table.codes[node], data.table.offsets[node], data.table.parents[node]
         stacks[node] = tables.stack(stacks[parent], code, offset)
-        if node % SLICE == 0:
+        if node % SLICE == SLICE - 1:
             pause()
     return stacks
 

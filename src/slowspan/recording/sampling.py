@@ -110,9 +110,8 @@ def _sample_one(recording: Recording, tick: _Tick, sight: Sight) -> _Look | None
     if trace is None:
         raise ThreadEndedError
     at_ns = tick.now_ns - recording.origin_ns
-    home_id = recording.carrier.thread_id
     meter = trace.meter
-    cpu_ns = meter.read(sight, home_id)
+    cpu_ns = meter.read(sight, recording.carrier.thread_id, at_ns)
     if sight.state is not State.ON_THREAD:
         accounts = Accounts(cpu_ns) if cpu_ns is not None else None
         _add(trace, at_ns, accounts, sight, READY if sight.state is State.READY else WAITING)
@@ -120,18 +119,19 @@ def _sample_one(recording: Recording, tick: _Tick, sight: Sight) -> _Look | None
     if cpu_ns is None or not sight.flat:
         _add(trace, at_ns, None, sight, WAITING)
         return None
-    gauge = meter.gauge(sight, home_id)
-    share = trace.computing_share(at_ns, cpu_ns)
-    if tick.lock is not Lock.FREE and stopped_by_force(sight.flat[0], sight.flat[1]):
-        # Reading the kernel's file lets go of the lock, and getting it back stops the thread once more.
+    gauge, share = meter.gauge(sight), meter.share
+    # Several threads of one request queue for the lock as those of several requests do.
+    contended = tick.contended or len(sight.guests) > 1
+    if _is_stopped(tick.lock, sight, share):
+        # One that computed all the time never waited for a processor.
         delay_ns = meter.new_delay_ns(gauge) if share < NEARLY_ALL else 0
-        _add(trace, at_ns, Accounts(cpu_ns, delay_ns, queued=tick.contended), sight, COMPUTING)
+        _add(trace, at_ns, Accounts(cpu_ns, delay_ns, queued=contended), sight, COMPUTING)
         return None
-    if tick.contended and share < NEARLY_ALL and _is_queued(gauge, tick.lock):
+    if contended and share < NEARLY_ALL and _is_queued(gauge, tick.lock):
         _add(trace, at_ns, Accounts(cpu_ns, queued=True), sight, READY)
         return None
     # Whoever queues for the lock is not ready until its turn comes, and then is although it may have waited before.
-    is_ready = None if tick.contended else gauge.is_ready()
+    is_ready = None if contended else gauge.is_ready()
     accounts = Accounts(cpu_ns, meter.new_delay_ns(gauge))
     if is_ready is not None:
         sample_class = by_state(tick.lock, is_ready=is_ready, computing_share=share)
@@ -144,6 +144,15 @@ def _sample_one(recording: Recording, tick: _Tick, sight: Sight) -> _Look | None
         return _Look(recording, trace, gauge, at_ns, accounts, sight)
     _add(trace, at_ns, accounts, sight, sample_class)
     return None
+
+
+def _is_stopped(lock: Lock, sight: Sight, share: float) -> bool:
+    """Return whether a thread was computing until the sampler had it stopped."""
+    if lock is Lock.FREE:
+        return False
+    # Of one that did nothing else since the last look a second one would hardly ever tell anything new. It costs the
+    # thread two more stops, and the sampler twice what all the rest does.
+    return stopped_by_force(sight.flat[0], sight.flat[1]) or (lock is Lock.HELD and share >= NEARLY_ALL)
 
 
 def _is_queued(gauge: ThreadGauge, lock: Lock) -> bool:

@@ -6,7 +6,7 @@ import enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from types import FrameType
 
     from opentelemetry.sdk.trace import Span
@@ -37,6 +37,8 @@ class Sight(NamedTuple):
     """Whether the innermost frames are those of another task, which holds the event loop."""
     loop_is_busy: bool = False
     """Whether the event loop runs a task of somebody else."""
+    guests: Collection[int] = ()
+    """All threads that work for the request at this instant, but for the one on which it began."""
 
 
 class Follower(Protocol):

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 N_PLUS_ONE = 5
 """Equal queries in a request from which they are taken for one query per row of another one."""
 
+SURE = 2 / 3
+"""Share of the samples in equal spans from which on their line is named.
+
+Tasks that wait side by side are seen in turns: half of the samples can have the line of another one than that which
+asks."""
+
 _NOTE_TEXT = 200
 """Characters of a query in a note."""
 
@@ -44,7 +50,7 @@ class SpanGroup(NamedTuple):
     total_ns: int
     """Their durations added up, which can be more than the request's where they overlapped."""
     line: str
-    """The innermost line of the application in most of the samples taken in them: ``orders.py:27 items_of``."""
+    """The innermost line of the application in most samples taken in them: ``orders.py:27 items_of``; or empty."""
     parents: int
     """Under how many different spans they were, the request's own counted."""
 
@@ -91,7 +97,8 @@ def n_plus_ones(profile: Profile) -> list[SpanGroup]:
 def explained_ns(profile: Profile) -> int:
     """Return the part of a request's duration in which at least one child span was open."""
     total = reached = 0
-    for span in sorted((span for span in profile.spans if span.parent == -1), key=lambda span: span.start_ns):
+    # Not only those right below the request: one can be open for longer than the one around it.
+    for span in sorted(profile.spans, key=lambda span: span.start_ns):
         start = max(span.start_ns, reached)
         end = min(span.start_ns + span.duration_ns, profile.duration_ns)
         if end > start:
@@ -100,12 +107,18 @@ def explained_ns(profile: Profile) -> int:
     return total
 
 
-def describe_n_plus_one(group: SpanGroup) -> str:
-    """Return one sentence about a group of equal queries."""
+def describe_n_plus_one(group: SpanGroup, *, at_least: bool = False) -> str:
+    """Return one sentence about a group of equal queries.
+
+    Args:
+        group: The group.
+        at_least: Whether there were more, which are not kept.
+    """
     where = f" under {group.parents} spans" if group.parents > 1 else ""
     line = f" at {group.line}" if group.line else ""
     text = one_line(group.title, _NOTE_TEXT)
-    return f"N+1: {group.times} × the same{where}{line}, {_time(group.total_ns)} in all: {text}"
+    times = f"at least {group.times}" if at_least else group.times
+    return f"N+1: {times} × the same{where}{line}, {_time(group.total_ns)} in all: {text}"
 
 
 def _time(time_ns: int) -> str:
@@ -146,7 +159,8 @@ def _lines(profile: Profile) -> dict[tuple[str, str], str]:
         counts = seen.setdefault((span.name, span_text(span)), {})
         # At least one each: the clock can have given a sample's time to its neighbours.
         counts[line] = counts.get(line, 0) + max(sample.wall_ns, 1)
-    return {key: max(counts, key=counts.__getitem__) for key, counts in seen.items()}
+    hottest = {key: max(counts, key=counts.__getitem__) for key, counts in seen.items()}
+    return {key: line for key, line in hottest.items() if seen[key][line] >= SURE * sum(seen[key].values())}
 
 
 def application_line(profile: Profile, stack: int) -> str:

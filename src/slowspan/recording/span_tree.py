@@ -10,7 +10,8 @@ from slowspan.recording.profile import ChildSpan, Sample
 from slowspan.recording.query_text import masked_query
 from slowspan.recording.synthetic import SYNTHETIC_FRAMES
 from slowspan.redaction import one_line, redact_parameters
-from slowspan.semconv import Attributes, split_url
+from slowspan.semconv import MAX_URL, Attributes, split_url
+from slowspan.span_fields import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence, Set
@@ -26,7 +27,7 @@ URL = "url.full"
 _MAX_NAME = 200
 _MAX_URL = 300
 _MAX_VALUE = 200
-_MAX_READ = 4000
+_MAX_PATH = 4000
 _URL_PARAMETERS = 10
 SLICE = 10
 """Spans read between two pauses: reading a long query takes 0.1 ms."""
@@ -58,6 +59,8 @@ _SHOWN: tuple[tuple[str, ...], ...] = (
 
 # Numbers, identifiers and what looks like a key: some services have their secrets in the path.
 _VARIABLE_SEGMENT = re.compile(r"\d+|[0-9a-fA-F-]{16,}|(?=[^/]*\d)(?=[^/]*[A-Za-z])[^/]{16,}|[^/]*@[^/]*|[^/]{33,}")
+
+_URL_MARK = re.compile(r"://|\?")
 
 
 class SpanTree(NamedTuple):
@@ -117,7 +120,7 @@ def _in_order(
         start_ns = span.start_time or origin_ns
         row = ChildSpan(
             parent=parent,
-            name=_name(span, dict(attributes)),
+            name=reader.name(span, dict(attributes)),
             kind=span.kind.name,
             start_ns=start_ns - origin_ns,
             duration_ns=max((span.end_time or start_ns) - start_ns, 0),
@@ -137,14 +140,6 @@ def _span_id(span: ReadableSpan) -> int:
 
 def _latest_first(spans: list[ReadableSpan]) -> list[ReadableSpan]:
     return sorted(spans, key=lambda span: span.start_time or 0, reverse=True)
-
-
-def _name(span: ReadableSpan, attributes: dict[str, str]) -> str:
-    name = str(span.name)
-    if QUERY in attributes:
-        # Some instrumentations call a span what it asks.
-        name = masked_query(name, attributes.get(_SYSTEM[0], "")) if " " in name else name
-    return one_line(name, _MAX_NAME)
 
 
 class AttributeReader:
@@ -175,6 +170,14 @@ class AttributeReader:
             self._known[values] = shown
         return shown
 
+    def name(self, span: ReadableSpan, attributes: dict[str, str]) -> str:
+        """Return what is shown of a span's name, given what is shown of its attributes."""
+        name = name_of(span)
+        if QUERY in attributes and " " in name:
+            # Some instrumentations call a span what it asks.
+            return one_line(masked_query(name, attributes.get(_SYSTEM[0], "")), _MAX_NAME)
+        return shown_name(name, self._secret)
+
     def _shown(self, name: str, value: str, system: str) -> str:
         if name == QUERY:
             return masked_query(value, system)
@@ -191,16 +194,26 @@ def _first(attributes: Attributes, names: tuple[str, ...]) -> str:
 
 def shown_url(url: str, secret: re.Pattern[str]) -> str:
     """Return a URL without login, with the variable parts of its path and the values of secret parameters hidden."""
-    url = url[:_MAX_READ]
+    url = url[:MAX_URL]
     scheme, host, path, query = split_url(url)
     if not scheme:
         path, _, query = url.partition("#")[0].partition("?")
-    parts = ["*" if _VARIABLE_SEGMENT.fullmatch(part) else part for part in path.split("/")]
+    parts = ["*" if _VARIABLE_SEGMENT.fullmatch(part) else part for part in path[:_MAX_PATH].split("/")]
     text = f"{scheme}://{host}{'/'.join(parts)}" if scheme else "/".join(parts)
     if query:
         pairs = redact_parameters(query, secret, limit=_URL_PARAMETERS)
         text += "?" + "&".join(f"{name}={value}" if value else name for name, value in pairs)
     return one_line(text, _MAX_URL)
+
+
+def shown_name(name: str, secret: re.Pattern[str]) -> str:
+    """Return a span's name; where a URL, or a path with a query, stands in it, that as ``shown_url`` returns it."""
+    name = name[:MAX_URL]
+    mark = _URL_MARK.search(name)
+    if mark is not None:
+        start = name.rfind(" ", 0, mark.start()) + 1
+        name = name[:start] + shown_url(name[start:], secret)
+    return one_line(name, _MAX_NAME)
 
 
 def carry_spans(

@@ -15,6 +15,7 @@ from slowspan.recording.budget import Budget
 from slowspan.recording.carriers import notice_new_libraries
 from slowspan.recording.classify import Lock
 from slowspan.recording.gauge import voluntary_switches
+from slowspan.recording.kernel_files import keep_lock
 from slowspan.recording.meter import Meter
 from slowspan.recording.recording import Lost
 from slowspan.recording.sampling import give_up_reused_threads, sample
@@ -215,6 +216,8 @@ class StackSampler:
     # -- The thread.
 
     def _run(self, term: object) -> None:
+        # Now, when no request is late: where many threads queue for the lock this would take half a second.
+        keep_lock()
         cpu, clock = time.thread_time_ns(), time.perf_counter_ns()
         self._linger_until_ns = clock + LINGER_NS
         self._rest_at_ns = clock + REST_NS
@@ -286,8 +289,10 @@ class StackSampler:
         now = time.time_ns()
         next_due_ns = self._collect_late(now)
         young = self._young_count()
+        # Before the first of them is looked at: what that costs depends on it.
+        self._switching.measure(young + len(self.late))
         if self.late:
-            self._switching.update(young + len(self.late))
+            self._switching.update()
             give_up_reused_threads(self.late, [watcher.young for watcher in list(self._watchers)])
             stride = self._prune_late(now)
             self._tick_number = (self._tick_number // stride + 1) * stride

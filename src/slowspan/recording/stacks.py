@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import re
 import sys
 from array import array
 from typing import TYPE_CHECKING, Any
 
+from slowspan.recording.synthetic import LEFT_OUT
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import CodeType, FrameType
 
 ROOT = -1
 """Parent of a stack's outermost frame."""
 
 MAX_DEPTH = 1000
-"""Frames kept of one stack, counted from the root: CPython's own default recursion limit."""
+"""Frames kept of one stack: CPython's own default recursion limit. The inner half tells what runs, the outer one for
+whom."""
 
 # CPython 3.11 can crash when a collection runs while a foreign stack is walked: a finalizer may let the other
 # thread return from the very frame that is being materialised.
@@ -57,6 +61,9 @@ def marker(name: str) -> CodeType:
         name: As of the synthetic frames of ``profile``.
     """
     return compile("", "", "exec").replace(co_name=name, co_firstlineno=0)
+
+
+_LEFT_OUT = marker(LEFT_OUT)
 
 
 def place(file: str, line: int, function: str) -> str:
@@ -109,6 +116,31 @@ def line_before(code: CodeType, offset: int) -> int:
     return line
 
 
+def line_at(code: CodeType, offset: int) -> int:
+    """Return the line of an instruction, or the last known one before it.
+
+    Args:
+        code: The code object.
+        offset: Of the instruction, in bytes; negative before the first one.
+    """
+    known = _line_in_c()
+    line = known(code, offset) if known is not None else -1
+    return line if line > 0 else line_before(code, offset)
+
+
+@functools.cache
+def _line_in_c() -> Callable[[CodeType, int], int] | None:
+    # The lines of a long function take 0.1 ms to go through in Python, which is most of what a report costs.
+    try:
+        import ctypes
+
+        function = ctypes.pythonapi.PyCode_Addr2Line
+        function.argtypes = (ctypes.py_object, ctypes.c_int)
+    except Exception:  # noqa: BLE001 - as in kernel_files; and other interpreters have no such function
+        return None
+    return function
+
+
 def flatten(frame: FrameType | None) -> FlatStack:
     """Return a stack from its innermost frame on, without keeping any frame."""
     flat: FlatStack = []
@@ -117,8 +149,13 @@ def flatten(frame: FrameType | None) -> FlatStack:
         append(frame.f_code)
         append(frame.f_lasti)
         frame = frame.f_back
+    return shortened(flat)
+
+
+def shortened(flat: FlatStack) -> FlatStack:
+    """Return a stack with an entry in the place of its middle if it is too deep; the list may be changed."""
     if len(flat) > 2 * MAX_DEPTH:
-        del flat[: len(flat) - 2 * MAX_DEPTH]
+        flat[MAX_DEPTH - 2 : len(flat) - MAX_DEPTH] = [_LEFT_OUT, 0]
     return flat
 
 

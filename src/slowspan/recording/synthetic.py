@@ -17,7 +17,15 @@ NOT_SAMPLED = "[not sampled]"
 IN_CONSUMER = "[in the consumer]"
 """Time between two items of a generator: whoever uses them had it."""
 
-SYNTHETIC_FRAMES = frozenset({BEFORE_FIRST_SAMPLE, COMPUTED_NOT_SEEN, WAITING_FOR_LOOP, IN_CONSUMER, NOT_SAMPLED})
+LEFT_OUT = "[frames left out]"
+"""In the middle of a stack that is deeper than what is kept."""
+
+SYNTHETIC_FRAMES = frozenset(
+    {BEFORE_FIRST_SAMPLE, COMPUTED_NOT_SEEN, WAITING_FOR_LOOP, IN_CONSUMER, LEFT_OUT, NOT_SAMPLED}
+)
+
+UNKNOWN_FRAMES = frozenset({BEFORE_FIRST_SAMPLE, NOT_SAMPLED})
+"""Those of which it is not known either whether the request computed or waited."""
 
 HELD_THE_LOOP = "[held the event loop]"
 """What is said of a line that is another request's: it ran while this one waited for its turn."""

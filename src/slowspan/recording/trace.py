@@ -141,13 +141,6 @@ class Trace:
         """Time from the first sample to the last one, or to the end once that is known."""
         return max(self._last_at_ns - self.before_first_ns, 0)
 
-    def computing_share(self, at_ns: int, cpu_ns: int) -> float:
-        """Return which share of the time since the last sample the thread was computing, 0 to 1."""
-        wall = at_ns - self._last_at_ns
-        if self._last_cpu_ns is None or wall <= 0:
-            return 0.0
-        return (cpu_ns - self._last_cpu_ns) / wall
-
     def add(
         self,
         at_ns: int,

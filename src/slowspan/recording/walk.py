@@ -2,24 +2,35 @@
 
 A stack of frames shows a request only as far as it runs on one thread. Behind ``await`` stands a chain of suspended
 coroutines; behind a future stands the task or the thread that will set it. Each step of the way is known here or in
-``handoffs``: only suspended frames, and frames of known functions in which a thread waits, are asked for a variable.
+``handoffs`` and ``threads``: only suspended frames, and those of known functions in which a thread waits or serves a
+coroutine, are asked for a variable.
 """
 
 from __future__ import annotations
 
-import gc
 import time
-import weakref
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slowspan.recording import handoffs
+from slowspan.recording.awaitables import (
+    behind,
+    coroutine_of,
+    frame_of,
+    is_compiled,
+    is_future,
+    is_generator,
+    is_running,
+    parts_of,
+)
 from slowspan.recording.sight import State
-from slowspan.recording.stacks import are_innermost, flatten, line_of
+from slowspan.recording.stacks import are_innermost, flatten, line_at, line_of
+from slowspan.recording.threads import part_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import CodeType, FrameType
+
+    from slowspan.recording.memory import Memory
 
 MAX_HOPS = 100
 """Futures, tasks and threads that one look follows: a cycle or a crowd of children ends here."""
@@ -30,58 +41,17 @@ MAX_CHILDREN = 16
 MAX_CHAIN = 500
 """Coroutines in one chain of awaits."""
 
-SEARCHES = 8
-"""Looks at which all threads are searched for the one that works for a future. Later, as it may well be a process that
-does, only one in as many."""
 
-NEAR = 8
-"""Innermost frames of a thread among which one is looked for that waits for another thread."""
+class _Child(NamedTuple):
+    """Where one of several that are waited for is."""
 
-
-_WITH_FRAMES = (CoroutineType, AsyncGeneratorType, GeneratorType)
-
-
-class Memory:
-    """What a follower remembers from one look to the next, to save work and to know what has not run."""
-
-    def __init__(self) -> None:
-        self.turn: int = 0
-        """Number of the look: children that wait side by side are shown in turns."""
-        self._waiters: dict[int, weakref.ref[Any]] = {}
-        self._workers: dict[int, _Worker] = {}
-
-    def has_moved(self, coroutine: Any, waiter: Any) -> bool:
-        """Note what a coroutine waits for; tell whether that is something else than at the last look."""
-        known = self._waiters.get(id(coroutine))
-        if known is not None and known() is waiter:
-            return False
-        if len(self._waiters) >= MAX_HOPS:
-            self._waiters.clear()
-        self._waiters[id(coroutine)] = weakref.ref(waiter)
-        return True
-
-    def worker(self, future: Any, frames: Mapping[int, FrameType]) -> int:
-        """Return the thread that works for a running ``concurrent.futures.Future``; 0 when none is found."""
-        known = self._workers.get(id(future))
-        if known is None or known.future() is not future:
-            if len(self._workers) >= MAX_HOPS:
-                self._workers.clear()
-            known = self._workers[id(future)] = _Worker(future)
-        if not known.thread_id and (known.searches < SEARCHES or self.turn % SEARCHES == 0):
-            known.searches += 1
-            known.thread_id = handoffs.thread_working_on(future, frames)
-        return known.thread_id
-
-
-class _Worker:
-    """What is known of the thread that works for a future."""
-
-    __slots__ = ("future", "searches", "thread_id")
-
-    def __init__(self, future: Any) -> None:
-        self.future = weakref.ref(future)
-        self.thread_id = 0
-        self.searches = 0
+    path: list[tuple[CodeType, int]]
+    line: int
+    thread_id: int
+    shown: dict[int, FrameType]
+    visits: list[int]
+    loop: Any
+    state: State | None
 
 
 class Walk:
@@ -101,6 +71,8 @@ class Walk:
         due_at: The time for which the innermost coroutine waits, as ``time.monotonic`` counts, or None.
         hops: How many tasks and threads it went through.
         in_queue: Whether it waits for a thread that has not taken up its work yet.
+        loop: The event loop of the last task that it went through.
+        guests: All threads that work for the request, but for its home.
     """
 
     def __init__(self, frames: Mapping[int, FrameType], memory: Memory, home: int, running: Any = None) -> None:
@@ -115,23 +87,32 @@ class Walk:
         self.due_at: float | None = None
         self.hops: int = 0
         self.in_queue: bool = False
-        self._guests: dict[int, FrameType] = {}
+        self.loop: Any = None
+        self.guests: set[int] = set()
+        self._shown: dict[int, FrameType] = {}
+        self._visits: list[int] = []
+        self._works: list[tuple[Any, int]] | None = None
 
     def is_of_one_instant(self) -> bool:
-        """Return whether the threads that work for the request have not gone on since their frames were read.
+        """Return whether the threads that are shown have not gone on since their frames were read.
 
         A pool's thread may have taken up another request's work before the request's own task was looked at.
         """
-        return not self._guests or are_innermost(self._guests)
+        return not self._shown or are_innermost(self._shown)
 
     # -- Coroutines and what they await.
 
     def follow_task(self, task: Any) -> State | None:
         """Go down into an asyncio task."""
-        return self.follow_coroutine(task.get_coro())
+        self.loop = task.get_loop()
+        return self.follow_coroutine(coroutine_of(task), task)
 
-    def follow_coroutine(self, coroutine: Any) -> State | None:
+    def follow_coroutine(self, coroutine: Any, task: Any = None) -> State | None:
         """Go down a chain of awaits.
+
+        Args:
+            coroutine: Where to begin.
+            task: The task that runs it, if that is known.
 
         Returns:
             What the request is doing at its end; None when that cannot be told at this instant.
@@ -143,12 +124,12 @@ class Walk:
             return self._follow_running(coroutine)
         awaited: Any = coroutine
         for _ in range(MAX_CHAIN):
-            if awaited is None:
-                break
-            frame, inner = _parts(awaited)
+            frame, inner = parts_of(awaited)
             if frame is None:
-                inner = _behind(awaited)
-                if inner is None or _is_future(inner):
+                inner = behind(awaited)
+                if inner is None:
+                    break
+                if is_future(inner):
                     return self._follow_future(inner, coroutine)
                 awaited = inner
                 continue
@@ -161,7 +142,22 @@ class Walk:
                 elif onward is not None and not self._waits_for_time(onward):
                     return self._follow_onward(onward)
             awaited = inner
-        return self._ready()
+        return self._end_of_chain(coroutine, task, is_known=awaited is None)
+
+    def _end_of_chain(self, coroutine: Any, task: Any, *, is_known: bool) -> State:
+        """Tell a bare yield, as of ``asyncio.sleep(0)``, from somebody's own awaitable, which can hide a future."""
+        waiter = getattr(task, "_fut_waiter", None)
+        if waiter is not None and not waiter.done():
+            return self._wait_for(waiter, coroutine)
+        if task is not None or is_known:
+            return self._ready()
+        self.moved = True
+        return State.SUSPENDED
+
+    def _wait_for(self, future: Any, coroutine: Any) -> State:
+        if self._memory.has_moved(coroutine, future):
+            self.moved = True
+        return State.SUSPENDED
 
     def _ready(self) -> State:
         self.moved = True
@@ -181,54 +177,91 @@ class Walk:
         return self._follow_children(onward.futures)
 
     def _follow_future(self, future: Any, coroutine: Any) -> State | None:
-        if future is None or future.done():
-            return self._ready()  # No future is a bare yield, as of asyncio.sleep(0).
+        if future.done():
+            return self._ready()
         if hasattr(future, "get_coro"):
             return self.follow_task(future)
         children = handoffs.children_of(future)
         if children:
             return self._follow_children(children)
-        worker = handoffs.worker_of(future)
+        worker = handoffs.source_of(future)
         if worker is not None:
             return self._follow_worker(worker)
-        if self._memory.has_moved(coroutine, future):
-            self.moved = True
-        return State.SUSPENDED
+        runner = handoffs.runner_of(future)
+        return self._wait_for(future, coroutine) if runner is None else self._follow_runner(runner)
+
+    def _follow_runner(self, runner: Any) -> State | None:
+        """Go down into a generator of Tornado's: the event loop's callbacks resume it, and no task."""
+        self.hops += 1
+        if self.hops > MAX_HOPS:
+            return State.SUSPENDED
+        if is_running(runner.gen):
+            return self._follow_running(runner.gen)
+        awaited, generator = runner.future, runner.gen
+        while is_generator(generator):
+            frame, generator = parts_of(generator)
+            if frame is not None:
+                self.path.append((frame.f_code, frame.f_lasti))
+                self.line = line_of(frame)
+        return self._ready() if awaited is None else self._follow_future(awaited, runner)
 
     def _follow_children(self, futures: Iterable[Any]) -> State | None:
-        """Go down into the one that runs, or else into the next one in turn."""
+        """Go down into all, for their threads; stay in the one that runs, or else in the next one in turn."""
         pending = [future for future in futures if not future.done()]
         if not pending:
             return self._ready()
-        start = len(self.path)
-        chosen: tuple[list[tuple[CodeType, int]], int, State | None] | None = None
-        turn = self._memory.turn % len(pending)
-        # The one that has the loop is known, however many there are. Of the others each comes first in turn.
-        running = [future for future in pending if future is self._running]
-        for future in (running + pending[turn:] + pending[:turn])[:MAX_CHILDREN]:
-            state = self._follow_future(future, future)
-            if state is State.ON_THREAD:
-                return state
-            if chosen is None:
-                chosen = self.path[start:], self.line, state
-            del self.path[start:]
-        assert chosen is not None
-        rest, self.line, state = chosen
-        self.path += rest
-        return state
+        turn = self._memory.turn
+        children = self._look_at_children(pending, turn % len(pending))
+        # In an order that does not turn as well, or the same one would be shown again.
+        on_threads = sorted((c for c in children if c.state is State.ON_THREAD), key=lambda child: child.thread_id)
+        at_home = [child for child in on_threads if child.thread_id == self._home]
+        best = at_home or on_threads or children[:1]
+        chosen = best[turn % len(best)]
+        self.path += chosen.path
+        self.line, self.thread_id, self.loop = chosen.line, chosen.thread_id, chosen.loop
+        self._shown.update(chosen.shown)
+        self._visits += chosen.visits
+        return chosen.state
+
+    def _look_at_children(self, pending: list[Any], start: int) -> list[_Child]:
+        """Go down into the one that has the loop, and into others, of which each comes first in turn."""
+        order = [future for future in pending if future is self._running]
+        order += [future for future in pending[start:] + pending[:start] if future is not self._running]
+        children = [self._look_at_child(future) for future in order[:MAX_CHILDREN]]
+        if len(pending) > MAX_CHILDREN and (self.in_queue or self.guests):
+            # They wait for a pool, of which few of them have a thread: hardly those that are first in turn.
+            at_work = self._note_threads(pending)
+            if not any(child.state is State.ON_THREAD for child in children):
+                rest = [future for future in order[MAX_CHILDREN:] if id(future) in at_work]
+                children += [self._look_at_child(future) for future in rest[:MAX_CHILDREN]]
+        return children
+
+    def _look_at_child(self, future: Any) -> _Child:
+        """Go down into one, and come back."""
+        start, visits, line, shown, loop = len(self.path), len(self._visits), self.line, self._shown, self.loop
+        self.thread_id, self._shown = 0, {}
+        state = self._follow_future(future, future)
+        path, visited = self.path[start:], self._visits[visits:]
+        child = _Child(path, self.line, self.thread_id, self._shown, visited, self.loop, state)
+        del self.path[start:], self._visits[visits:]
+        self.line, self._shown, self.loop = line, shown, loop
+        return child
 
     # -- Threads.
 
     def _follow_running(self, coroutine: Any) -> State | None:
         """Read the frames of a coroutine from the thread that runs it."""
-        outermost, _ = _parts(coroutine)
+        outermost = frame_of(coroutine)
         for thread_id in (self._home, *self._frames):
             top = self._frames.get(thread_id)
             if top is not None and outermost is not None and _is_below(top, outermost):
                 return self.follow_thread(thread_id, outermost)
         top = self._frames.get(self._home)
-        if self._running is None or top is None or outermost is None or self._running.get_coro() is not coroutine:
+        if self._running is None or top is None or outermost is None or coroutine_of(self._running) is not coroutine:
             return None
+        if is_compiled(coroutine):
+            outermost = handoffs.outermost_of_step(top)
+            return self.follow_thread(self._home, outermost) if outermost is not None else None
         if not handoffs.is_in_greenlet(self._running, self._home, top):
             return None
         self._add_callers(outermost)
@@ -258,97 +291,96 @@ class Walk:
     def _follow_worker(self, worker: Any) -> State | None:
         """Go on in the thread that works for a ``concurrent.futures.Future``."""
         if worker.done():
-            return self._ready()  # The thread may work for others by now.
-        thread_id = self._memory.worker(worker, self._frames) if worker.running() else 0
-        return self.follow_thread(thread_id) if thread_id else self._wait_in_queue()
+            return self._follow_done(worker)
+        thread_id = self._memory.worker(worker, self._at_work) if worker.running() else 0
+        return self.follow_thread(thread_id, work=worker) if thread_id else self._wait_in_queue()
+
+    def _follow_done(self, worker: Any) -> State | None:
+        """Go on in a thread that still tells others of its result, which is where it lets other threads run."""
+        for thread_id in dict.fromkeys(self._visits):
+            state = self.follow_thread(thread_id, work=worker)
+            if state is not None:
+                return state
+        return self._ready()  # Any other thread may work for others by now.
+
+    def _at_work(self) -> list[tuple[Any, int]]:
+        """Return for what the threads of pools work, which is found out once in a look."""
+        if self._works is None:
+            self._works = handoffs.at_work(self._frames)
+        return self._works
 
     def _wait_in_queue(self) -> State:
         self.in_queue = True
         return State.SUSPENDED
 
-    def follow_thread(self, thread_id: int, outermost: FrameType | None = None) -> State | None:
+    def follow_thread(self, thread_id: int, outermost: FrameType | None = None, work: Any = None) -> State | None:
         """Go down a thread's stack, and on to the thread or task for which it waits.
 
         Args:
             thread_id: The thread.
-            outermost: Where to begin; None for the whole stack.
+            outermost: Where to begin; None for the whole stack, or for all that a worker thread does now.
+            work: The ``concurrent.futures.Future`` for which to begin where the thread works for it.
         """
         self.hops += 1
         frame = self._frames.get(thread_id)
         if frame is None or self.hops > MAX_HOPS:
             return None
-        self.thread_id = thread_id
+        part = part_of(frame, self._start_on(thread_id, outermost, work))
+        if work is not None and not part.is_whole:
+            return None  # It has gone on to something else.
+        self._visits.append(thread_id)
         self.moved = True
-        self.line = line_of(frame)
         if thread_id != self._home:
-            self._guests[thread_id] = frame
-        above: list[tuple[CodeType, int]] = []
-        blocked: tuple[int, Any] | None = None
-        near = NEAR
-        while frame is not None:
-            above.append((frame.f_code, frame.f_lasti))
-            if near:
-                near -= 1
-                target = handoffs.from_blocked(frame)
-                if target is not None:
-                    blocked, near = (len(above) - 1, target), 0
-                elif handoffs.is_work_item(frame):
-                    near = 0  # It works for somebody else who waits: it does not wait itself.
-            if frame is outermost or (thread_id != self._home and handoffs.is_boundary(frame)):
-                break
-            frame = frame.f_back
-        if blocked is not None:
-            return self._follow_blocked(above, *blocked)
-        self.path += reversed(above)
+            self.guests.add(thread_id)
+            self._shown[thread_id] = frame
+        self._note_threads(part.handed_on)
+        for wait in part.waits:
+            start, visits, shown = len(self.path), len(self._visits), dict(self._shown)
+            self.path += reversed(part.frames[wait.position :])
+            self.line = line_at(*self.path[-1])
+            own, self.thread_id = len(self.path), 0
+            state = self._follow_awaited(wait.awaited)
+            has_come_back, has_frames = thread_id in self._visits[visits:], len(self.path) > own
+            if wait.explains(state, has_come_back=has_come_back, has_frames=has_frames):
+                return State.SUSPENDED if wait.has_loop and state is State.READY else state
+            del self.path[start:]
+            self._shown = shown
+        self.path += reversed(part.frames)
+        self.thread_id, self.line = thread_id, line_of(frame)
         return State.ON_THREAD
 
-    def _follow_blocked(self, above: list[tuple[CodeType, int]], position: int, target: Any) -> State | None:
-        """Go on where a thread waits for another one; stay with its own stack when the other is not found."""
-        thread_id, line = self.thread_id, self.line
-        self.path += reversed(above[position:])
-        start = len(self.path)
-        self.thread_id = 0
-        state = self.follow_coroutine(target) if hasattr(target, "cr_frame") else self._follow_worker(target)
-        if len(self.path) > start:
-            return state
-        self.path += reversed(above[:position])
-        self.thread_id, self.line = thread_id, line
-        return State.ON_THREAD
+    def _start_on(self, thread_id: int, outermost: FrameType | None, work: Any) -> Callable[[FrameType], bool]:
+        """Return what tells the first frame of a thread that is the request's."""
+        if outermost is not None:
+            return lambda frame: frame is outermost
+        if work is not None:
+            return lambda frame: handoffs.is_work_item(frame, work)
+        return handoffs.is_worker_thread if thread_id != self._home else lambda _frame: False
+
+    def _follow_awaited(self, awaited: Any) -> State | None:
+        if is_future(awaited):
+            return self._follow_future(awaited, awaited)
+        if hasattr(awaited, "cr_frame"):
+            return self.follow_coroutine(awaited)
+        task = handoffs.source_of(awaited)
+        return self._follow_worker(awaited) if task is None else self._follow_future(task, task)
+
+    def _note_threads(self, futures: Sequence[Any]) -> dict[int, int]:
+        """Note the threads that work for any of these futures; return them by the futures' ids."""
+        ids = {id(future) for future in futures}
+        found: dict[int, int] = {}
+        for work, thread_id in self._at_work() if ids else ():
+            for future in (work, *handoffs.waiters_of(work)):
+                if id(future) in ids and len(found) < MAX_HOPS:
+                    found[id(future)] = thread_id
+        self.guests.update(found.values())
+        self.guests.discard(self._home)
+        return found
 
 
 def is_due(due_at: float | None) -> bool:
     """Return whether a time that is waited for has come."""
     return due_at is not None and due_at <= time.monotonic()
-
-
-def _parts(awaitable: Any) -> tuple[FrameType | None, Any]:
-    """Return the frame of a coroutine or generator and what it awaits; no frame for anything else."""
-    kind = type(awaitable)
-    if kind is CoroutineType:
-        return awaitable.cr_frame, awaitable.cr_await
-    if kind is AsyncGeneratorType:
-        return awaitable.ag_frame, awaitable.ag_await
-    if kind is GeneratorType:
-        return awaitable.gi_frame, awaitable.gi_yieldfrom
-    return getattr(awaitable, "cr_frame", None), getattr(awaitable, "cr_await", None)
-
-
-def is_running(coroutine: Any) -> bool:
-    """Return whether a coroutine is on some thread now."""
-    return bool(getattr(coroutine, "cr_running", False) or getattr(coroutine, "gi_running", False))
-
-
-def _behind(awaited: Any) -> Any:
-    """Return what stands behind an iterator that awaiting made: a future, a coroutine or an asynchronous generator."""
-    # These iterators have no attribute for it, but the collector can see through them.
-    for referent in gc.get_referents(awaited):
-        if _is_future(referent) or isinstance(referent, _WITH_FRAMES):
-            return referent
-    return None
-
-
-def _is_future(awaited: Any) -> bool:
-    return getattr(awaited, "_asyncio_future_blocking", None) is not None
 
 
 def _is_below(frame: FrameType | None, outermost: FrameType) -> bool:

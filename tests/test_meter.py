@@ -1,0 +1,160 @@
+"""Whose CPU time is whose, when a request works in several threads: the clocks are the test's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from slowspan.recording import meter as meter_module
+from slowspan.recording.gauge import ThreadEndedError
+from slowspan.recording.meter import Meter
+from slowspan.recording.sight import Sight, State
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+MS = 1_000_000
+HOME = 1
+
+
+class FakeGauge:
+    """The gauge of a thread, with a clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.clock_ns: int | None = 0
+        self.users = 0
+        self.delay = 0
+
+    def cpu_ns(self) -> int | None:
+        """Return the clock; a thread without one has ended."""
+        if self.clock_ns is None:
+            raise ThreadEndedError
+        return self.clock_ns
+
+    def delay_ns(self) -> int:
+        """Return how long it was ready."""
+        return self.delay
+
+    def give_back(self) -> None:
+        """Count."""
+        self.users -= 1
+
+
+class Gauges(dict[int, FakeGauge]):
+    """The gauges of all threads there are."""
+
+    def borrow(self, native_id: int) -> FakeGauge:
+        """Lend one."""
+        gauge = self.setdefault(native_id, FakeGauge())
+        gauge.users += 1
+        return gauge
+
+    def compute(self, *thread_ids: int, ms: float = 5) -> None:
+        """Let threads compute."""
+        for thread_id in thread_ids:
+            gauge = self.setdefault(thread_id, FakeGauge())
+            assert gauge.clock_ns is not None
+            gauge.clock_ns += int(ms * MS)
+
+
+@pytest.fixture
+def gauges(monkeypatch: pytest.MonkeyPatch) -> Gauges:
+    """Replace the threads of this process; the kernel's ids are the interpreter's."""
+    gauges = Gauges()
+    monkeypatch.setattr(meter_module, "borrow_gauge", gauges.borrow)
+    monkeypatch.setattr(meter_module, "_native_id", lambda thread_id: thread_id)
+    return gauges
+
+
+class Looks:
+    """A meter that is read every 10 ms."""
+
+    def __init__(self, *, shared: bool = True) -> None:
+        self.meter = Meter(HOME, shared=shared)
+        self._at_ns = 0
+
+    def look(self, shown: int, guests: Collection[int] = ()) -> float | None:
+        """Read it; return the CPU time so far, in milliseconds."""
+        self._at_ns += 10 * MS
+        state = State.ON_THREAD if shown else State.SUSPENDED
+        cpu_ns = self.meter.read(Sight([], 0, state, shown, guests=guests), HOME, self._at_ns)
+        return cpu_ns / MS if cpu_ns is not None else None
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_all_threads_that_work_for_a_request_are_its_own(gauges: Gauges, shared: bool) -> None:
+    """Whichever of them is shown, each counts from the first look at it."""
+    looks = Looks(shared=shared)
+    gauges.compute(2, 3)
+    assert looks.look(2, {2, 3}) == 0
+    for number, shown in enumerate([3, 2, 0], 1):
+        gauges.compute(2, 3, ms=2)
+        assert looks.look(shown, {2, 3}) == 4 * number
+
+
+def test_a_thread_that_has_gone_on_to_others_is_not_the_requests(gauges: Gauges) -> None:
+    """What it does from the last look that finds it at the request's work to the next such look is nobody's."""
+    looks = Looks()
+    looks.look(2, {2, 3})
+    gauges.compute(2, 3)
+    assert looks.look(2, {2}) == 5
+    gauges.compute(2, 3, ms=1)
+    assert looks.look(2, {2, 3}) == 6
+    gauges.compute(2, 3, ms=1)
+    assert looks.look(2, {2, 3}) == 8
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_no_more_time_is_computed_than_passes(gauges: Gauges, shared: bool) -> None:
+    """Threads that compute at the same time do not fill the time in which the request waits before or after."""
+    looks = Looks(shared=shared)
+    looks.look(0)
+    looks.look(HOME, {2, 3})
+    gauges.compute(HOME, ms=3)
+    gauges.compute(2, 3, ms=9)
+    assert looks.look(HOME, {2, 3}) == 10
+    assert looks.look(0) == 10
+
+
+def test_the_share_is_of_the_thread_that_is_shown(gauges: Gauges) -> None:
+    """A thread that sleeps beside one that computes is not taken for one that computes."""
+    looks = Looks()
+    looks.look(2, {2, 3})
+    gauges.compute(3, ms=10)
+    looks.look(2, {2, 3})
+    assert looks.meter.share == 0
+    gauges.compute(3, ms=9)
+    looks.look(3, {2, 3})
+    assert looks.meter.share == pytest.approx(0.9)
+
+
+def test_gauges_are_given_back(gauges: Gauges) -> None:
+    """Nobody keeps the gauge of a thread that has ended, that works for others, or when the request has ended."""
+    looks = Looks()
+    looks.look(2, {2, 3, 4})
+    gauges[3].clock_ns = None
+    looks.look(2, {2, 3})
+    assert {thread_id: gauge.users for thread_id, gauge in gauges.items()} == {HOME: 1, 2: 1, 3: 0, 4: 0}
+    looks.meter.close()
+    assert not any(gauge.users for gauge in gauges.values())
+
+
+def test_only_the_delay_of_one_thread_is_told(gauges: Gauges) -> None:
+    """Of a thread that was not shown at the last look, more than the time since then would count."""
+    looks = Looks()
+    looks.look(2, {2, 3})
+    for shown, expected in ((2, 0), (2, 1), (3, 0), (2, 0), (2, 1)):
+        gauges[2].delay += MS
+        gauges[3].delay += MS
+        looks.look(shown, {2, 3})
+        assert looks.meter.new_delay_ns(looks.meter.gauge(Sight([], 0, State.ON_THREAD, shown))) == expected * MS
+
+
+def test_a_thread_that_is_shown_is_a_guest_wherever_the_follower_is_at_home(gauges: Gauges) -> None:
+    """A generator goes on in another thread than the one in which it began: neither counts twice, or not at all."""
+    looks = Looks(shared=False)
+    looks.look(2, {HOME})
+    gauges.compute(HOME, ms=3)
+    gauges.compute(2, ms=4)
+    assert looks.look(2, {HOME}) == 7
