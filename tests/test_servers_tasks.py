@@ -170,7 +170,7 @@ def test_grpc_on_asyncio() -> None:
     computes, waits = facts["/computes/serve"], facts["/waits/serve"]
     assert computes["functions"]["compute_here"] > 0.2
     assert computes["functions"]["serve"] > 0.8
-    assert computes["shares"]["computing"] > 0.2
+    assert computes["shares"]["computing"] == pytest.approx(computes["computing"], abs=0.1)
     assert computes["shares"]["waiting"] > 0.2
     assert waits["functions"]["serve"] > 0.5
     assert waits["shares"]["computing"] < 0.2

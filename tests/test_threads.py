@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,9 @@ def test_thread_that_tells_of_its_result(shop: Watched) -> None:
 
     async def telling_view() -> None:
         tell_by(tell_slowly)
-        await sync_to_async(int)()
+        awaits = threading.Event()
+        asyncio.get_running_loop().call_soon(awaits.set)
+        await sync_to_async(awaits.wait)()
 
     shop.request(async_to_sync(telling_view))
     check_order(shop, "telling_view", "tell_slowly")

@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind
 
 from slowspan import SlowSpanProcessor
 from slowspan.recording import stack_sampler
-from slowspan.recording.carriers import this_thread
+from slowspan.recording.carriers import carrier_of, runner_here
 from slowspan.recording.following import ThreadFollower
 from slowspan.recording.sight import CarrierGoneError
 from slowspan.recording.stacks import all_frames
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan, Span
 
     from slowspan import Profile
+    from slowspan.recording.carriers import Carrier
     from slowspan.recording.recording import Recording
     from slowspan.recording.stacks import FlatStack
 
@@ -139,8 +140,8 @@ def wait_here(seconds: float = SLOW) -> None:
 def compute_here(seconds: float = SLOW) -> None:
     """Compute without waiting, and on a busy machine until the sampler has seen it."""
     is_seen = _watch_the_sampler()
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or not is_seen():
+    end, cpu_end = time.perf_counter() + seconds, time.thread_time() + seconds / 2
+    while time.perf_counter() < end or time.thread_time() < cpu_end or not is_seen():
         sum(range(200))
 
 
@@ -158,15 +159,20 @@ def _watch_the_sampler() -> Callable[[], bool]:
     return is_seen
 
 
+def _carrier_here() -> Carrier | None:
+    runner = runner_here()
+    return carrier_of(runner) if runner is not None else None
+
+
 def _recordings_here() -> list[Recording]:
-    here = this_thread()
+    here = _carrier_here()
     return [r for r in list(stack_sampler.shared.late) if r.carrier == here and r.lost is None]
 
 
 def _is_young_here() -> bool:
-    sampler, here = stack_sampler.shared, this_thread()
+    sampler, here = stack_sampler.shared, _carrier_here()
     watchers = list(sampler._watchers)
-    young = [runner for watcher in watchers for _, runner, *_ in list(watcher.young.values())]
+    young = [carrier_of(runner) for watcher in watchers for _, runner, *_ in list(watcher.young.values()) if runner]
     # On its way from there to the sampler's late ones it is in neither.
     between = [
         recording.carrier

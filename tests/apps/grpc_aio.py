@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 import grpc
 from opentelemetry.instrumentation.grpc import GrpcAioInstrumentorServer
@@ -17,10 +18,16 @@ from watched import compute_here, functions
 WAIT = COMPUTE = 0.3
 
 
+measured = {}
+
+
 async def serve(name: bytes, _context: object) -> bytes:
+    start = time.perf_counter()
     await asyncio.sleep(WAIT)
+    cpu = time.thread_time()
     if name == b"computes":
         compute_here(COMPUTE)
+    measured[f"/{name.decode()}/serve"] = (time.thread_time() - cpu) / (time.perf_counter() - start)
     return name
 
 
@@ -47,5 +54,6 @@ if __name__ == "__main__":
     facts = {}
     for report in notifier.reports:
         shares = {share.name: share.share for share in time_shares(report.profile)}
-        facts[report.profile.span.name] = {"functions": functions(report.profile), "shares": shares}
+        name = report.profile.span.name
+        facts[name] = {"functions": functions(report.profile), "shares": shares, "computing": measured[name]}
     print(json.dumps(facts))
