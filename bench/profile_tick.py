@@ -41,9 +41,9 @@ TICKS = 150
 REAL_SECONDS = 2.0
 
 PARTS: list[tuple[Any, str]] = [
-    (stack_sampler.StackSampler, "_collect_late"),
+    (stack_sampler, "collect_late"),
     (stack_sampler, "give_up_reused_threads"),
-    (stack_sampler.StackSampler, "_prune_late"),
+    (stack_sampler, "prune_late"),
     (switching.FineSwitching, "update"),
     (stack_sampler, "sample"),
     (sampling, "_look"),

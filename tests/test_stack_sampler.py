@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slowspan.recording import gauge, stack_sampler
+from slowspan.recording import gauge, late, stack_sampler
 from slowspan.recording.budget import WINDOW_NS, Budget
 from slowspan.recording.carriers import ThreadCarrier, this_thread
 from slowspan.recording.gauge import ThreadEndedError, ThreadGauge, thread_cpu_ns
@@ -318,7 +318,7 @@ def test_abandoned_span(sampler: StackSampler) -> None:
 
 def test_span_that_nobody_ends(sampler: StackSampler, monkeypatch: pytest.MonkeyPatch) -> None:
     """A leaked span that stays alive is given up when it is old enough, so that the sampler can park."""
-    monkeypatch.setattr(stack_sampler, "MAX_AGE_NS", 100 * MS)
+    monkeypatch.setattr(late, "MAX_AGE_NS", 100 * MS)
     monkeypatch.setattr(stack_sampler, "LINGER_NS", 1)
     watcher = watch(sampler)
     leaked = FakeSpan()

@@ -21,6 +21,7 @@ from slowspan.recording.carriers import (
     runner_here,
 )
 from slowspan.recording.finished import Finished
+from slowspan.recording.late import MAX_AGE_NS
 from slowspan.recording.recording import Lost
 from slowspan.recording.turns import Turns
 from slowspan.running_spans import RunningSpans
@@ -96,7 +97,7 @@ class SpanWatcher:
         self.quick_ns: int = settings.min_threshold_ns if self._inline is None else -(2**63)
         margin_ns = settings.min_threshold_ns - settings.start_after_ns
         self._always_apart = self._inline is not None or children is not None or margin_ns < SURE_NS
-        self.margin_ns: int = stack_sampler.MAX_AGE_NS if self._always_apart else margin_ns
+        self.margin_ns: int = MAX_AGE_NS if self._always_apart else margin_ns
         self.keeps_apart: bool = self._always_apart
         self._reset()
         call_after_fork(self._reset)

@@ -16,20 +16,15 @@ from slowspan.recording.carriers import notice_new_libraries
 from slowspan.recording.classify import Lock
 from slowspan.recording.gauge import voluntary_switches
 from slowspan.recording.kernel_files import keep_lock
-from slowspan.recording.meter import Meter
-from slowspan.recording.recording import Lost
+from slowspan.recording.late import collect_late, forget_late, prune_late
 from slowspan.recording.sampling import give_up_reused_threads, sample
 from slowspan.recording.switching import FineSwitching
-from slowspan.recording.trace import Trace
 
 if TYPE_CHECKING:
-    from slowspan.recording.recording import Recording, Watcher, Young
+    from slowspan.recording.recording import Recording, Watcher
 
 LINGER_NS = 2_000_000_000
 """Time of short sleeps after the last open span: waking a parked thread costs a request up to 36 µs."""
-
-MAX_AGE_NS = 3_600_000_000_000
-"""Age at which a span is taken for one that nobody will end; its partial profile remains."""
 
 MIN_SLEEP_NS = 1_000_000
 """Shortest sleep between two looks, where thresholds of a few milliseconds ask for shorter ones."""
@@ -247,7 +242,7 @@ class StackSampler:
         if self._thread is None:
             self._switching.restore()
             for recording in list(self.late):
-                self._forget(recording)
+                forget_late(self.late, recording)
 
     def _turn(self, clock: int) -> float | None:
         """Tick, and rest when it is time; return the nanoseconds to sleep, or None to park."""
@@ -287,14 +282,17 @@ class StackSampler:
     def _tick(self) -> float | None:
         """Look at everything once; return the nanoseconds to sleep, or None to park."""
         now = time.time_ns()
-        next_due_ns = self._collect_late(now)
+        watchers = list(self._watchers)
+        next_due_ns, overdue_ns = collect_late(self.late, watchers, now, self._start_after_ns)
+        if overdue_ns > self._patience_ns:
+            self.beware()
         young = self._young_count()
         # Before the first of them is looked at: what that costs depends on it.
         self._switching.measure(young + len(self.late))
         if self.late:
             self._switching.update()
-            give_up_reused_threads(self.late, [watcher.young for watcher in list(self._watchers)])
-            stride = self._prune_late(now)
+            give_up_reused_threads(self.late, [watcher.young for watcher in watchers])
+            stride = prune_late(self.late, now)
             self._tick_number = (self._tick_number // stride + 1) * stride
             sample(
                 self.late,
@@ -313,80 +311,8 @@ class StackSampler:
             return None
         return next_due_ns
 
-    def _collect_late(self, now: int) -> int:
-        """Move recordings that have become late; return the nanoseconds until the next one will be."""
-        next_due = self._start_after_ns
-        for watcher in list(self._watchers):
-            # Not its items: a collection amid them, which 3.10 and 3.11 allow, can let a request start or end.
-            for key in list(watcher.young):
-                young = watcher.young.get(key)
-                if young is None:
-                    continue
-                due = (young[0].start_time or 0) + watcher.start_after_ns - now
-                if due <= 0:
-                    if due < -self._patience_ns:
-                        self.beware()
-                    self._begin(watcher, key, young)
-                else:
-                    next_due = min(next_due, due)
-                    if due <= watcher.start_after_ns:
-                        break  # Those that follow are younger still. One that starts in the future tells nothing.
-        return next_due
-
-    def _begin(self, owner: Watcher, key: object, young: Young) -> None:
-        try:
-            recording = owner.on_late(key, young)
-        except Exception as error:  # noqa: BLE001 - one owner's failure must not stop the others' sampling
-            owner.young.pop(key, None)
-            owner.on_error(error)
-            return
-        if recording is None:
-            return
-        recording.hung_ns = owner.hung_after_ns
-        recording.origin_ns = time.perf_counter_ns() - (time.time_ns() - recording.start_ns)
-        if len(self.late) >= owner.max_recordings:
-            recording.lost = Lost.TOO_MANY
-        recording.follower = recording.carrier.follower()
-        meter = Meter(recording.carrier.native_id, shared=recording.follower.shares_thread)
-        recording.trace = Trace(owner.max_samples, meter)
-        # Should the span have ended meanwhile, it is forgotten again in this very tick.
-        self.late[recording] = None
-
     def _young_count(self) -> int:
         return sum(len(watcher.young) for watcher in list(self._watchers))
-
-    def _forget(self, recording: Recording) -> None:
-        self.late.pop(recording, None)
-        if recording.trace is not None:
-            recording.trace.meter.close()
-
-    def _prune_late(self, now: int) -> int:
-        """Forget what has ended, tell owners how old the rest is; return the smallest stride."""
-        stride = 0
-        for recording in list(self.late):
-            trace = recording.trace
-            age = now - recording.start_ns
-            owner = recording.owner
-            span = recording.span()
-            ended = recording.ended or (span is not None and span.end_time is not None)
-            if trace is None or ended or recording.selected is False:
-                self._forget(recording)
-                continue
-            if span is None or age > MAX_AGE_NS:
-                self._forget(recording)
-                owner.on_lost(recording, "its span was not ended")
-                continue
-            stride = min(stride or trace.stride, trace.stride)
-            try:
-                if recording.inline is not None:
-                    owner.on_look(recording)
-                if recording.threshold_ns is None:
-                    owner.on_threshold(recording, age)
-                if age >= recording.hung_ns and owner.on_hung(recording, age):
-                    recording.hung_ns = 2 * age
-            except Exception as error:  # noqa: BLE001 - one owner's failure must not stop the others' sampling
-                owner.on_error(error)
-        return stride or 1
 
 
 shared: StackSampler = StackSampler()

@@ -1,0 +1,116 @@
+"""The late requests: how they come among those that are sampled, and how they leave. Used by the sampler's thread."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from slowspan.recording.meter import Meter
+from slowspan.recording.recording import Lost
+from slowspan.recording.trace import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from slowspan.recording.recording import Recording, Watcher, Young
+
+    Late = dict[Recording, None]
+    """Recordings that are being sampled, in the order in which they became late."""
+
+MAX_AGE_NS = 3_600_000_000_000
+"""Age at which a span is taken for one that nobody will end; its partial profile remains."""
+
+
+def collect_late(late: Late, watchers: Iterable[Watcher], now: int, start_after_ns: int) -> tuple[int, int]:
+    """Add requests that have become late.
+
+    Args:
+        late: Where to.
+        watchers: Whose requests.
+        now: Unix time in nanoseconds.
+        start_after_ns: The least age at which any of these takes a request for late.
+
+    Returns:
+        The nanoseconds until the next request becomes late, and for how long the first of those that did so has been.
+    """
+    next_due = start_after_ns
+    overdue = 0
+    for watcher in watchers:
+        # Not its items: a collection amid them, which 3.10 and 3.11 allow, can let a request start or end.
+        for key in list(watcher.young):
+            young = watcher.young.get(key)
+            if young is None:
+                continue
+            due = (young[0].start_time or 0) + watcher.start_after_ns - now
+            if due <= 0:
+                overdue = max(overdue, -due)
+                _begin(late, watcher, key, young)
+            else:
+                next_due = min(next_due, due)
+                if due <= watcher.start_after_ns:
+                    break  # Those that follow are younger still. One that starts in the future tells nothing.
+    return next_due, overdue
+
+
+def _begin(late: Late, owner: Watcher, key: object, young: Young) -> None:
+    try:
+        recording = owner.on_late(key, young)
+    except Exception as error:  # noqa: BLE001 - one owner's failure must not stop the others' sampling
+        owner.young.pop(key, None)
+        owner.on_error(error)
+        return
+    if recording is None:
+        return
+    recording.hung_ns = owner.hung_after_ns
+    recording.origin_ns = time.perf_counter_ns() - (time.time_ns() - recording.start_ns)
+    if len(late) >= owner.max_recordings:
+        recording.lost = Lost.TOO_MANY
+    recording.follower = recording.carrier.follower()
+    meter = Meter(recording.carrier.native_id, shared=recording.follower.shares_thread)
+    recording.trace = Trace(owner.max_samples, meter)
+    # Should the span have ended meanwhile, it is forgotten again in this very tick.
+    late[recording] = None
+
+
+def prune_late(late: Late, now: int) -> int:
+    """Forget what has ended, and tell owners how old the rest is.
+
+    Args:
+        late: Where from.
+        now: Unix time in nanoseconds.
+
+    Returns:
+        The smallest stride of those that are left.
+    """
+    stride = 0
+    for recording in list(late):
+        trace = recording.trace
+        age = now - recording.start_ns
+        owner = recording.owner
+        span = recording.span()
+        ended = recording.ended or (span is not None and span.end_time is not None)
+        if trace is None or ended or recording.selected is False:
+            forget_late(late, recording)
+            continue
+        if span is None or age > MAX_AGE_NS:
+            forget_late(late, recording)
+            owner.on_lost(recording, "its span was not ended")
+            continue
+        stride = min(stride or trace.stride, trace.stride)
+        try:
+            if recording.inline is not None:
+                owner.on_look(recording)
+            if recording.threshold_ns is None:
+                owner.on_threshold(recording, age)
+            if age >= recording.hung_ns and owner.on_hung(recording, age):
+                recording.hung_ns = 2 * age
+        except Exception as error:  # noqa: BLE001 - one owner's failure must not stop the others' sampling
+            owner.on_error(error)
+    return stride or 1
+
+
+def forget_late(late: Late, recording: Recording) -> None:
+    """Sample a request no longer."""
+    late.pop(recording, None)
+    if recording.trace is not None:
+        recording.trace.meter.close()
