@@ -97,6 +97,6 @@ class HotLines:
         if len(hot) < HOT_CANDIDATES:
             hot.append(leaf)
             return
-        coldest = min(range(HOT_CANDIDATES), key=lambda rank: wall[hot[rank]])
-        if wall[leaf] > wall[hot[coldest]]:
-            hot[coldest] = leaf
+        coldest = min(hot, key=wall.__getitem__)
+        if wall[leaf] > wall[coldest]:
+            hot[hot.index(coldest)] = leaf
