@@ -42,6 +42,11 @@ QUERIES = {
         "oracle",
         'ALTER USER "U" IDENTIFIED BY ? REPLACE ?',
     ),
+    "a password without quotes": (
+        "ALTER USER u Identified by bob#1 REPLACE bob; DROP USER v",
+        "oracle",
+        "ALTER USER u Identified by ? REPLACE ?; DROP USER v",
+    ),
     "double quotes in MySQL": ('SELECT `a 1` FROM t WHERE b IN ("bob")', "MySQL", "SELECT `a 1` FROM t WHERE b IN (?)"),
     "cut off": ("SELECT a FROM t WHERE b = 'bo", "", "SELECT a FROM t WHERE b = ?"),
     "white space": ("SELECT a\n   FROM\tt", "", "SELECT a FROM t"),

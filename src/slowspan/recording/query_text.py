@@ -92,6 +92,9 @@ _NAME_BEHIND = _behind(
 _COMPARED_BEHIND = _behind("(,", "where", "and", "or", "not", "on", "when", "having")
 _COMPARED_BEFORE = re.compile(r" ?(?:=|<>|!=|[<>]=?) ?(?:\?|%|[:$@]\w|excluded\.)", re.IGNORECASE)
 
+# Oracle takes a password without quotes.
+_PASSWORD = re.compile(r"\b(identified by(?: values)?) ?[^\s;,]+(?:( replace) ?[^\s;,]+)?", re.IGNORECASE)
+
 _LISTED = re.compile(r"(\?|%s)(?:\s*,\s*\1)+")
 _ROWS = re.compile(r"(\((?:\?|%s)(?:, …)?\))(?:\s*,\s*\1)+")
 
@@ -119,6 +122,7 @@ def masked_query(text: str, system: str = "") -> str:
         if '"' in masked and system not in _DOCUMENTS:
             # Only now, when no comment and but one space stands between two words.
             masked = _JUDGED.sub(lambda token: token[0] if _is_name(token, system) else _VALUE, masked)
+        masked = _PASSWORD.sub(lambda match: "".join(f"{word} {_VALUE}" for word in match.groups() if word), masked)
         masked = _ROWS.sub(r"\1, …", _LISTED.sub(r"\1, …", masked))
     return one_line(masked, MAX_TEXT)
 
