@@ -56,6 +56,17 @@ def share_below(profile: Profile, *names: str) -> float:
     return total / profile.duration_ns
 
 
+def check_has_the_loop(profile: Profile) -> None:
+    """Check that no stranger is said to hold the event loop, and that it is not waited for much.
+
+    On a busy machine a request can be ready to go on for a while although nobody has the loop.
+    """
+    stacks = [([frame.name for frame, _ in profile.stack_frames(s.stack)], s.wall_ns) for s in profile.samples]
+    held = sum(wall_ns for names, wall_ns in stacks if WAITING_FOR_LOOP in names[:-1])
+    assert held < 0.05 * profile.duration_ns
+    assert share_below(profile, WAITING_FOR_LOOP) < 0.4
+
+
 def shares_of(profile: Profile) -> dict[str, float]:
     """Return how the time was spent."""
     return {share.name: share.share for share in time_shares(profile)}
@@ -87,7 +98,7 @@ def test_child_that_is_not_awaited(shop: Watched) -> None:
     asyncio.run(handle(shop, serve))
     profile = shop.profile()
     assert share_below(profile, "heavy", "compute_here") > 0.3
-    assert share_below(profile, WAITING_FOR_LOOP) < 0.2
+    check_has_the_loop(profile)
     assert shares_of(profile)["computing"] > 0.1
     assert (profile.cpu_time_ns or 0) > LONG / 10 * 1e9
 
@@ -113,7 +124,7 @@ def test_child_of_a_child_in_spans_of_its_own(shop: Watched) -> None:
     asyncio.run(handle(shop, serve))
     profile = shop.profile()
     assert share_below(profile, "query") > 0.4
-    assert share_below(profile, WAITING_FOR_LOOP) < 0.2
+    check_has_the_loop(profile)
 
 
 def test_span_that_is_current_while_a_child_begins(shop: Watched) -> None:
@@ -131,7 +142,7 @@ def test_span_that_is_current_while_a_child_begins(shop: Watched) -> None:
     asyncio.run(handle(shop, serve))
     profile = shop.profile()
     assert share_below(profile, "blocking") > 0.3
-    assert share_below(profile, WAITING_FOR_LOOP) < 0.2
+    check_has_the_loop(profile)
 
 
 @pytest.mark.usefixtures("no_global_provider")
@@ -148,7 +159,7 @@ def test_child_of_a_profiled_function() -> None:
         asyncio.run(serve())
         profile = processor.profile()
     assert share_below(profile, "blocking") > 0.4
-    assert share_below(profile, WAITING_FOR_LOOP) < 0.2
+    check_has_the_loop(profile)
 
 
 @pytest.mark.parametrize("same_trace", [False, True], ids=["traces-of-their-own", "same-trace"])
@@ -172,7 +183,7 @@ def test_tasks_of_other_requests_are_strangers(shop: Watched, same_trace: bool) 
     assert share_below(mine, "serve", WAITING_FOR_LOOP, "blocking") > 0.2
     assert share_below(mine, "blocking") == share_below(mine, WAITING_FOR_LOOP, "blocking")
     assert share_below(others, "other", "blocking") > 0.4
-    assert share_below(others, WAITING_FOR_LOOP) < 0.2
+    check_has_the_loop(others)
 
 
 def test_one_of_many_children_has_the_loop(shop: Watched) -> None:
@@ -188,7 +199,7 @@ def test_one_of_many_children_has_the_loop(shop: Watched) -> None:
     asyncio.run(handle(shop, serve))
     profile = shop.profile()
     assert share_below(profile, "handle", "serve", "step") > 0.3
-    assert share_below(profile, WAITING_FOR_LOOP) < 0.2
+    check_has_the_loop(profile)
 
 
 # -- Greenlets inside a task, as SQLAlchemy makes them.
@@ -243,7 +254,7 @@ def test_greenlet_in_a_task(shop: Watched, module: str) -> None:
     profile = shop.profile()
     assert share_below(profile, "handle", "execute", "hold") > 0.3
     assert share_below(profile, "handle", "serve", "greenlet_spawn", "sleep") > 0.15
-    assert share_below(profile, WAITING_FOR_LOOP) < 0.15
+    check_has_the_loop(profile)
     if module.startswith("sqlalchemy"):
         assert share_below(profile, "serve", "greenlet_spawn", "execute", "hold") > 0.3
         assert share_below(profile, "greenlet_spawn", "execute", "await_only", "sleep") > 0.15
