@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from slowspan.recording import gauge, late, stack_sampler
+from slowspan.recording import gauge, stack_sampler
 from slowspan.recording.budget import WINDOW_NS, Budget
 from slowspan.recording.carriers import ThreadCarrier, this_thread
 from slowspan.recording.gauge import ThreadEndedError, ThreadGauge, thread_cpu_ns
@@ -46,6 +46,7 @@ class FakeWatcher:
     def __init__(self, **limits: Any) -> None:
         self.start_after_ns = 10 * MS
         self.margin_ns = 200 * MS
+        self.max_age_ns = 3600 * 1000 * MS
         self.interval_ns = 2 * MS
         self.overhead_budget = 1.0
         self.fine_switching = False
@@ -318,9 +319,8 @@ def test_abandoned_span(sampler: StackSampler) -> None:
 
 def test_span_that_nobody_ends(sampler: StackSampler, monkeypatch: pytest.MonkeyPatch) -> None:
     """A leaked span that stays alive is given up when it is old enough, so that the sampler can park."""
-    monkeypatch.setattr(late, "MAX_AGE_NS", 100 * MS)
     monkeypatch.setattr(stack_sampler, "LINGER_NS", 1)
-    watcher = watch(sampler)
+    watcher = watch(sampler, max_age_ns=100 * MS)
     leaked = FakeSpan()
     begin(sampler, watcher, leaked)
     eventually(lambda: sampler.parked)

@@ -804,3 +804,21 @@ def test_no_span_is_lost_from_the_count(young_shop: Watched) -> None:
     finally:
         sys.setswitchinterval(usual)
     assert young_shop.processor.status().seen == count * threads
+
+
+@pytest.mark.parametrize(
+    ("options", "hours"),
+    [
+        ({}, 1),
+        ({"threshold": 3600}, 2),
+        ({"thresholds": {"/import": 18_000}}, 10),
+        ({"hung_after": 7200}, 4),
+        ({"span_kinds": "SERVER, CONSUMER"}, 168),
+    ],
+    ids=["request", "threshold", "route", "hung", "jobs"],
+)
+def test_how_long_a_span_may_run(options: dict[str, Any], hours: int) -> None:
+    """None is given up before it could be slow; jobs and functions may take days."""
+    with watched(**options) as shop:
+        assert shop.processor._watcher.max_age_ns == hours * 3600 * 10**9
+        assert shop.processor.function_watcher(0.1).max_age_ns == 168 * 3600 * 10**9

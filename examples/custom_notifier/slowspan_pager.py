@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from slowspan import DeliveryError
 
 if TYPE_CHECKING:
-    from slowspan import Report, Settings
-    from slowspan.report.alert import Digest
+    from slowspan import Digest, Report, Settings
 
 
 class PagerNotifier:

@@ -66,7 +66,7 @@ class Settings:
     threshold: float = 1.0
     """Seconds from which on a request is slow."""
     thresholds: tuple[tuple[str, float], ...] = ()
-    """Pairs of regular expression and seconds for routes, paths or URLs; the first that matches wins."""
+    """Pairs of regular expression and seconds for routes, paths, URLs or span names; the first that matches wins."""
     engine: str = "thread"
     """``thread``: a background sampler; ``inline``: pyinstrument in the request's thread, for development."""
     start_after: float = 0.05
@@ -174,6 +174,11 @@ class Settings:
     def min_threshold_ns(self) -> int:
         """The smallest of all thresholds, in nanoseconds: no shorter request is slow, whatever its route."""
         return seconds_to_ns(min([self.threshold, *(seconds for _, seconds in self.thresholds)]))
+
+    @property
+    def longest_ns(self) -> int:
+        """Twice the longest of all thresholds, and of ``hung_after``, in nanoseconds."""
+        return 2 * seconds_to_ns(max([self.threshold, self.hung_after, *(seconds for _, seconds in self.thresholds)]))
 
     @property
     def start_after_ns(self) -> int:

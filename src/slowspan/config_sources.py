@@ -22,10 +22,10 @@ _MESSAGE_LIMIT = 1000
 _PREFIX = "OTEL_PYTHON_SLOWSPAN_"
 _COMMON_EXCLUDED_URLS = "OTEL_PYTHON_EXCLUDED_URLS"
 
-# The sources, by precedence.
 CODE: str = "code"
 """The origin of settings that a programmer has given."""
 
+# The sources, by precedence.
 _CODE, _ENVIRONMENT, _COMMON_ENVIRONMENT, _FILE = range(4)
 
 

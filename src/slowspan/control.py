@@ -38,7 +38,7 @@ class Status(NamedTuple):
     slow: int = 0
     """Spans over their threshold."""
     reports: int = 0
-    """Reports handed to at least one notifier."""
+    """Finished reports that ``file`` has written, or else the first notifier that gets reports has delivered."""
     delivered: Mapping[str, int] = MappingProxyType({})
     """Reports or alerts that each notifier delivered."""
     failed: Mapping[str, int] = MappingProxyType({})

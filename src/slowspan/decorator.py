@@ -57,7 +57,7 @@ def profile(subject: Any = None, /, *, threshold: float | None = None) -> Any:
 
     Args:
         subject: The name of the span, by default the function's with its module; or the function itself.
-        threshold: Seconds from which on a call is slow; the setting ``threshold`` by default.
+        threshold: Seconds from which on a call is slow; the settings ``threshold`` and ``thresholds`` by default.
 
     Returns:
         The decorated function; or, where only a name or a threshold is given, what decorates one or is entered.

@@ -13,7 +13,7 @@ OTEL_PYTHON_SLOWSPAN_THRESHOLD = "OTEL_PYTHON_SLOWSPAN_THRESHOLD"
 """Seconds from which on a request is slow. Default: 1."""
 
 OTEL_PYTHON_SLOWSPAN_THRESHOLDS = "OTEL_PYTHON_SLOWSPAN_THRESHOLDS"
-"""Thresholds by route, path or URL: ``/reports/.*=5, /api/.*=0.3``."""
+"""Thresholds by route, path, URL or span name: ``/reports/.*=5, /api/.*=0.3``."""
 
 OTEL_PYTHON_SLOWSPAN_ENGINE = "OTEL_PYTHON_SLOWSPAN_ENGINE"
 """``thread`` (default) or ``inline``."""

@@ -21,7 +21,6 @@ from slowspan.recording.carriers import (
     runner_here,
 )
 from slowspan.recording.finished import Finished
-from slowspan.recording.late import MAX_AGE_NS
 from slowspan.recording.recording import Lost
 from slowspan.recording.turns import Turns
 from slowspan.running_spans import RunningSpans
@@ -44,6 +43,12 @@ if TYPE_CHECKING:
     from slowspan.recording.recording import Recording, Young
     from slowspan.recording.stack_sampler import StackSampler
 
+REQUEST_AGE_NS = 3_600_000_000_000
+"""Age at which a request is taken for one that nobody will end: or twice the longest threshold, if that is more."""
+
+JOB_AGE_NS = 7 * 86_400_000_000_000
+"""The same of functions, and of all spans where others than servers' are watched: a nightly job can take hours."""
+
 SURE_NS = 200_000_000
 """Time between late and slow within which the sampler is sure to look at a request, unless it is held up."""
 
@@ -62,6 +67,7 @@ class SpanWatcher:
         keeps_apart: Whether spans are watched by themselves, from the start with a stand-in for their ends.
         quick_ns: Duration below which a span is forgotten without a second thought.
         margin_ns: Time between late and slow, in which the sampler must come to stand in for a span's end.
+        max_age_ns: Age at which a span is taken for one that nobody will end; its partial profile remains.
         seen: The number of spans watched so far. Threads add to it without a lock: the interpreter changes threads at
             calls and at jumps back only, so none is lost but on free-threaded builds, where nothing is sampled either.
     """
@@ -97,7 +103,9 @@ class SpanWatcher:
         self.quick_ns: int = settings.min_threshold_ns if self._inline is None else -(2**63)
         margin_ns = settings.min_threshold_ns - settings.start_after_ns
         self._always_apart = self._inline is not None or children is not None or margin_ns < SURE_NS
-        self.margin_ns: int = MAX_AGE_NS if self._always_apart else margin_ns
+        has_jobs = children is not None or settings.span_kinds != ("SERVER",)
+        self.max_age_ns: int = max(JOB_AGE_NS if has_jobs else REQUEST_AGE_NS, settings.longest_ns)
+        self.margin_ns: int = self.max_age_ns if self._always_apart else margin_ns
         self.keeps_apart: bool = self._always_apart
         self._reset()
         call_after_fork(self._reset)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from slowspan.recording.profile import Profile
 
 DEFAULT_LIMIT = 20
-"""Profiles that are read. One takes 3 ms, one of 2 000 samples 80 ms: all of a full directory would take seconds."""
+"""Profiles that are read. One takes 3 ms, one of 2 000 samples 80 ms: a full directory would take half a minute."""
 
 SHOWN_ID = 8
 """Digits of an id that are shown: enough to tell a million apart, and any command takes the beginning of an id."""

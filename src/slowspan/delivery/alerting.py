@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from slowspan.report.report import Report
 
 LOOK = 60.0
-"""The most seconds between two looks for that."""
+"""The most seconds between two looks for what waits in the outbox."""
 
 _MOST_PARTIAL = 1000
 """Requests of which it is remembered what became of them while they ran."""

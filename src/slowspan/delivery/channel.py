@@ -30,7 +30,7 @@ RETRIES = 3
 """Further tries at once; what fails then waits in the outbox."""
 
 FIRST_WAIT = 1.0
-"""Seconds before the second try; doubles with each, and has as much again of jitter."""
+"""Seconds before the second try; doubles with each. Up to a second of jitter comes on top."""
 
 LONGEST_WAIT = 60.0
 """Seconds between two tries at once: who asks for more is tried again from the outbox."""

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, unquote
 
 from slowspan.config_secrets import HIDDEN
 from slowspan.fork import call_after_fork
+from slowspan.redaction import REDACTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,5 +183,5 @@ def _without_secrets(error: Exception, uri: str) -> str:
     options = [value for name, value in parse_qsl(rest.partition("?")[2]) if "pass" in name.lower()]
     for secret in (uri, login, password, unquote(password), *options):
         if secret:
-            text = text.replace(secret, "[redacted]")
+            text = text.replace(secret, REDACTED)
     return " ".join(text.split())[:300]

@@ -12,6 +12,8 @@ What a notifier may have besides the methods of the protocol:
 
 - ``receives = "reports"``: it gets every report that is kept. Without it, it gets alerts: each slow endpoint once per
   window, with ``report.alert`` set, retried when it raises, and kept for later when it cannot be reached.
+- ``withdraw(name)``: where it gets reports, forget the one whose profile has this name: it was told while its request
+  ran, and is to be none.
 - ``notify_digest(digest)``: tell what the limit on alerts per hour has held back. Without it, it is not told.
 - ``check()``: reach the other side without telling anybody anything, for ``slowspan check``; return one line on what
   was found (``posts to town-square of acme as @slowspan``), or raise :class:`DeliveryError` with what to do.
@@ -61,11 +63,12 @@ class Notifier(Protocol):
         May block; the other notifiers do not wait for it.
 
         Args:
-            report: The report of one slow request; ``report.profile.running`` tells a partial one, which is
-                replaced by a later report of the same ``report.profile.id``.
+            report: The report of one slow request; ``report.profile.running`` tells a partial one. Where
+                ``receives`` is ``"reports"``, a later report of the same ``report.profile.id`` replaces it.
 
         Raises:
-            Exception: The report was not delivered. It is logged and counted as ``notifier_failed``.
+            Exception: The report was not delivered. It is logged and counted as ``notifier_failed``: an alert only when
+                all further tries have failed as well.
         """
         ...
 

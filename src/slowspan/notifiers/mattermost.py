@@ -244,7 +244,7 @@ class MattermostNotifier:
         profile = report.profile
         attachment = self._uploads.attach(report, channel_id, limits.file_size)
         message = markdown(report, limits.message, remark=attachment.remark)
-        # A partial report and the final one of the same request are two posts.
+        # With its age, of which a later report of the same request has another: that would be another post.
         name = f"{profile.id}-{profile.duration_ns}" if profile.running else profile.id
         alert = report.alert
         note = f"{ROOT_NOTE}.{channel_id}"

@@ -26,7 +26,7 @@ class ApiError(Exception):
             is none of Mattermost's, for example a proxy's.
         said: The answer's message, on one line, without secrets.
         retry_after: Seconds to wait, when the server has said so.
-        doing: What was to be done, in one word: ``login``, ``channel``, ``member``, ``upload``, ``post``, ``config``.
+        doing: What was to be done, in one word: ``login``, ``channel``, ``member``, ``upload``, ``post``.
     """
 
     def __init__(self, status: int, error_id: str, said: str, retry_after: float | None) -> None:

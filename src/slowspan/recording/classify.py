@@ -2,9 +2,9 @@
 
 While the sampler looks it holds the interpreter lock, so the sampled thread is outside: it gave the lock up of its own
 accord inside a call that waits (or computes in C without the lock), or it was stopped by force. Force is used at a few
-instructions only, so some of them tell. At a call, three facts tell: whether the sampler had to wait for the lock,
-whether the kernel has the thread ready to run, and what its CPU clock does in the moment after. Checked on 3.10 – 3.13
-against workloads that measure their own truth (``bench/truth.py``).
+instructions only, so some of them tell. At a call, four facts tell: whether the sampler had to wait for the lock,
+for how long, whether the kernel has the thread ready to run, and what its CPU clock does in the moment after. Checked
+on 3.10 – 3.13 against workloads that measure their own truth (``bench/truth.py``).
 """
 
 from __future__ import annotations

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     Late = dict[Recording, None]
     """Recordings that are being sampled, in the order in which they became late."""
 
-MAX_AGE_NS = 3_600_000_000_000
-"""Age at which a span is taken for one that nobody will end; its partial profile remains."""
-
 
 def collect_late(late: Late, watchers: Iterable[Watcher], now: int, start_after_ns: int) -> tuple[int, int]:
     """Add requests that have become late.
@@ -92,7 +89,7 @@ def prune_late(late: Late, now: int) -> int:
         if trace is None or ended or recording.selected is False:
             forget_late(late, recording)
             continue
-        if span is None or age > MAX_AGE_NS:
+        if span is None or age > owner.max_age_ns:
             forget_late(late, recording)
             owner.on_lost(recording, "its span was not ended")
             continue

@@ -1,4 +1,4 @@
-"""The running recording of one span: what exists from the span's start to its end."""
+"""The recording of one span that is late or slow."""
 
 from __future__ import annotations
 
@@ -44,11 +44,13 @@ class Watcher(Protocol):
         young: Running spans that are not late, oldest first, by keys of the owner's. Request threads add and
             remove; ``on_late`` removes. Until then, a span that is thrown away is kept alive.
         margin_ns: Time in which the sampler has to take a late span before it can be slow.
+        max_age_ns: Age at which a span is taken for one that nobody will end; its partial profile remains.
     """
 
     young: dict[object, Young]
     start_after_ns: int
     margin_ns: int
+    max_age_ns: int
     interval_ns: int
     overhead_budget: float
     fine_switching: bool

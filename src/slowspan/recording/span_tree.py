@@ -44,7 +44,7 @@ _SHOWN: tuple[tuple[str, ...], ...] = (
     (URL, "http.url"),
     ("http.response.status_code", "http.status_code"),
     ("server.address", "net.peer.name"),
-    ("rpc.system", "rpc.system.name"),
+    ("rpc.system.name", "rpc.system"),
     ("rpc.service",),
     ("rpc.method",),
     ("rpc.response.status_code", "rpc.grpc.status_code"),

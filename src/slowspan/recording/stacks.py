@@ -58,7 +58,7 @@ def marker(name: str) -> CodeType:
     """Return a code object that stands in stacks for something that is no code.
 
     Args:
-        name: As of the synthetic frames of ``profile``.
+        name: As of the synthetic frames of ``synthetic``.
     """
     return compile("", "", "exec").replace(co_name=name, co_firstlineno=0)
 
