@@ -93,7 +93,7 @@ def measure(options: Options) -> Iterator[Figure]:
     """Measure the error of the shares for each number of threads, in points."""
     for threads in WORKLOADS:
         results: list[tuple[float, float]] = []
-        for _ in range(4 if options.quick else 12):
+        for _ in range(8 if options.quick else 16):
             with Worker("bench.time_shares:Requests") as worker:
                 results.append(worker.call("run", threads=threads))
         errors, unknown = zip(*results, strict=True)

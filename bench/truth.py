@@ -5,7 +5,8 @@ of a request is the largest difference, in points, between a part's true share a
 the profile marks as computed but not seen counts as an error of the part that computed, but for the saturated
 workload, in which only the query's share is held against its target: there nothing more can be known.
 
-What a single request shows scatters with its number of samples; the figure is the median over requests.
+What a single request shows scatters with its number of samples, so requests of many small pieces take 10 s; the figure
+is the median over requests.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from slowspan import native
 from slowspan.recording import meter as meter_module
 from slowspan.recording.gauge import ThreadEndedError
 from slowspan.recording.meter import Meter
@@ -63,7 +64,7 @@ def gauges(monkeypatch: pytest.MonkeyPatch) -> Gauges:
     """Replace the threads of this process; the kernel's ids are the interpreter's."""
     gauges = Gauges()
     monkeypatch.setattr(meter_module, "borrow_gauge", gauges.borrow)
-    monkeypatch.setattr(meter_module, "_native_id", lambda thread_id: thread_id)
+    monkeypatch.setattr(native, "native_id_of", lambda thread_id: thread_id)
     return gauges
 
 

@@ -59,9 +59,3 @@ def test_url_patterns_are_searched_in_the_full_url() -> None:
     assert built.threshold_ns(request("/search", query="full=1"), "GET") == 5 * S
     assert built.threshold_ns(request("/search", query="full=0"), "GET") == S
     assert built.threshold_ns(HttpFacts(), "GET") == S
-
-
-def test_min_threshold() -> None:
-    """The smallest of all thresholds is the one check for every request."""
-    assert trigger("/api/.*=0.25").min_threshold_ns == S // 4
-    assert trigger("/slow=9", threshold=0.5).min_threshold_ns == S // 2

@@ -66,9 +66,8 @@ def before_instrumentation() -> None:
     # An exception here would keep opentelemetry-instrument from loading anything.
     try:
         instrumentor = SlowSpanInstrumentor()
-        disabled = [name.strip() for name in os.environ.get(OTEL_PYTHON_DISABLED_INSTRUMENTATIONS, "").split(",")]
         # The declarative file has switched it on already, with settings that only it knows.
-        if {"slowspan", "*"}.isdisjoint(disabled) and not instrumentor.is_instrumented_by_opentelemetry:
+        if not is_left_out() and not instrumentor.is_instrumented_by_opentelemetry:
             # Kept for the instrumentor, so that what is wrong in them is told once.
             instrumentor._loaded = load_declared_settings({}, "")
             settings = instrumentor._loaded.settings
@@ -89,7 +88,7 @@ def _provide() -> None:
     if (
         isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
         and not entry_points(group="opentelemetry_configurator")
-        and not _is_sdk_disabled()
+        and not is_sdk_disabled()
     ):
         trace.set_tracer_provider(TracerProvider(sampler_of_environment()))
         unread = f", and {_OTEL_CONFIG_FILE} is not read" if os.environ.get(_OTEL_CONFIG_FILE) else ""
@@ -101,7 +100,14 @@ def _provide() -> None:
         )
 
 
-def _is_sdk_disabled() -> bool:
+def is_left_out() -> bool:
+    """Return whether the environment tells ``opentelemetry-instrument`` to do without slowspan."""
+    names = os.environ.get(OTEL_PYTHON_DISABLED_INSTRUMENTATIONS, "").split(",")
+    return not {"slowspan", "*"}.isdisjoint(name.strip() for name in names)
+
+
+def is_sdk_disabled() -> bool:
+    """Return whether the environment switches OpenTelemetry's SDK off."""
     return os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true"
 
 
@@ -118,7 +124,7 @@ _FOREIGN_OPTIONS = (
 def _add_processor(provider: Any, loaded: LoadedSettings) -> SlowSpanProcessor | None:
     provider = provider or trace.get_tracer_provider()
     if not hasattr(provider, "add_span_processor"):
-        if _is_sdk_disabled():
+        if is_sdk_disabled():
             _logger.warning("slowspan is off: %s is set, so OpenTelemetry makes no spans", OTEL_SDK_DISABLED)
             return None
         _logger.warning(

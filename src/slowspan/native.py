@@ -43,6 +43,15 @@ else:
 sleep: Callable[[float], None] = original(time, "sleep")
 
 
+def native_id_of(thread_id: int) -> int:
+    """Return the kernel's id of a thread that Python has started, or 0.
+
+    Args:
+        thread_id: As of ``get_ident``.
+    """
+    return next((thread.native_id or 0 for thread in threading.enumerate() if thread.ident == thread_id), 0)
+
+
 def subprocess_module() -> ModuleType:
     """Return the module ``subprocess``, of which gevent's works on the main thread only.
 

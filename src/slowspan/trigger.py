@@ -13,14 +13,9 @@ if TYPE_CHECKING:
 
 
 class Trigger:
-    """The thresholds of one ``Settings``, compiled. Immutable, for any thread.
-
-    Attributes:
-        min_threshold_ns: No request that took less is slow, whatever its route: the check for every request.
-    """
+    """The thresholds of one ``Settings``, compiled. Immutable, for any thread."""
 
     def __init__(self, settings: Settings) -> None:
-        self.min_threshold_ns: int = settings.min_threshold_ns
         self._threshold_ns = settings.threshold_ns
         self._thresholds = [
             (re.compile(pattern), "://" in pattern, seconds_to_ns(seconds)) for pattern, seconds in settings.thresholds
@@ -29,7 +24,7 @@ class Trigger:
     def threshold_ns(self, http: HttpFacts, name: str) -> int:
         """Return the threshold of one request.
 
-        Runs the user's regular expressions: for requests over ``min_threshold_ns``, not for every one.
+        Runs the user's regular expressions: for requests over the smallest threshold, not for every one.
 
         Args:
             http: The request's facts; of a span without HTTP, empty ones.

@@ -21,6 +21,7 @@ from slowspan.counters import DropError
 from slowspan.delivery.alert_fallback import make_store
 from slowspan.delivery.naming import PROFILE_SUFFIX, report_name, temporary_file
 from slowspan.delivery.store import ReportStore
+from slowspan.instrumentor import is_left_out, is_sdk_disabled
 from slowspan.recording.stack_sampler import unavailable
 from slowspan.redaction import one_line
 from slowspan.report.summary import describe, hot_lines
@@ -46,7 +47,7 @@ def examine_environment() -> Iterator[Finding]:
     yield Finding("environment", "slowspan", "ok", __version__)
     versions = ", ".join(f"{name} {_version(f'opentelemetry-{name}')}" for name in ("api", "sdk", "instrumentation"))
     yield Finding("environment", "opentelemetry", "ok", versions)
-    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+    if is_sdk_disabled():
         yield Finding("environment", "OTEL_SDK_DISABLED", "fail", "is set: OpenTelemetry makes no spans. Unset it.")
     yield _instrumentor()
 
@@ -60,8 +61,7 @@ def _version(package: str) -> str:
 
 def _instrumentor() -> Finding:
     name = "instrumentor"
-    disabled = [entry.strip() for entry in os.environ.get(DISABLED, "").split(",")]
-    if "slowspan" in disabled or "*" in disabled:
+    if is_left_out():
         return Finding("environment", name, "off", f"{DISABLED} keeps opentelemetry-instrument from switching it on")
     if not [point for point in entry_points(group="opentelemetry_instrumentor") if point.name == "slowspan"]:
         problem = "opentelemetry-instrument cannot find slowspan: install it with pip into this environment"

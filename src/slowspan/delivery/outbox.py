@@ -52,8 +52,6 @@ class Pending:
     """To be confirmed once a channel has told it."""
     stored: bytes
     """The profile as it is stored, compressed."""
-    created_ns: int
-    """Unix time, in nanoseconds, when it was put in."""
     attempts: int
     """How often it could not be told."""
     told: bool = False
@@ -140,7 +138,7 @@ class Outbox:
 
         def take(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
             rows = connection.execute(
-                "SELECT id, channel, alert, claim, stored, created, attempts, claim IN (SELECT claim FROM told)"
+                "SELECT id, channel, alert, claim, stored, attempts, claim IN (SELECT claim FROM told)"
                 f" FROM outbox WHERE due <= ? AND created > ? AND channel IN ({_places(channels)}) ORDER BY id LIMIT ?",
                 (now, now - LONGEST_WAIT, *channels, limit),
             ).fetchall()
@@ -236,7 +234,7 @@ class Outbox:
             self._database.close()
 
     def _pending(
-        self, id: int, channel: str, alert: str, claim: str, stored: bytes, created: float, attempts: int, told: int
+        self, id: int, channel: str, alert: str, claim: str, stored: bytes, attempts: int, told: int
     ) -> Pending | None:
         """Make a pending alert of a row; None where it cannot be read: the release that wrote it can, perhaps."""
         known = {field.name for field in fields(Alert)}
@@ -254,7 +252,6 @@ class Outbox:
             alert=read_alert,
             claim=read_claim,
             stored=stored,
-            created_ns=round(created * 1e9),
             attempts=attempts,
             told=bool(told),
         )

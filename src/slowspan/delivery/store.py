@@ -21,19 +21,10 @@ _POSIX = os.open in os.supports_dir_fd and os.scandir in os.supports_fd and hasa
 
 
 class ReportDirError(DropError):
-    """The report directory is not safe, or cannot be made. It is looked at anew for every report.
-
-    Attributes:
-        path: The directory.
-        problem: What is wrong with it.
-        remedy: What to do.
-    """
+    """The report directory is not safe, or cannot be made. It is looked at anew for every report."""
 
     def __init__(self, path: Path, problem: str, remedy: str) -> None:
         super().__init__(Drop.REPORT_DIR_REFUSED, f"the report directory {path} {problem}: {remedy}")
-        self.path = path
-        self.problem = problem
-        self.remedy = remedy
 
 
 class OpenDirectory:

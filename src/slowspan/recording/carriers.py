@@ -114,8 +114,7 @@ def carrier_that_starts(span: Span) -> ThreadCarrier:
         The thread; its ids are 0 when no thread is starting this span.
     """
     thread_id = _thread_that_starts(span)
-    native_ids = {thread.ident: thread.native_id for thread in threading.enumerate()}
-    return ThreadCarrier(thread_id, native_ids.get(thread_id) or 0)
+    return ThreadCarrier(thread_id, native.native_id_of(thread_id))
 
 
 def _thread_that_starts(span: Span) -> int:
@@ -249,8 +248,7 @@ def _task_beyond_asgiref() -> Runner | None:
         return None
     # Other event loops than asyncio's own do not say which thread runs them; a server's is the main one.
     thread_id = getattr(task.get_loop(), "_thread_id", None) or threading.main_thread().ident or 0
-    native_ids = {thread.ident: thread.native_id for thread in threading.enumerate()}
-    return ThreadCarrier(thread_id, native_ids.get(thread_id) or 0), task
+    return ThreadCarrier(thread_id, native.native_id_of(thread_id)), task
 
 
 _LIBRARIES = frozenset({"asyncio", "asgiref.sync", "eventlet", "gevent", "trio"})

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
+from slowspan import native
 from slowspan.recording.gauge import ThreadEndedError, borrow_gauge
 from slowspan.recording.sight import State
 
@@ -21,7 +21,7 @@ class _Guest:
     __slots__ = ("_cpu_ns", "gauge")
 
     def __init__(self, thread_id: int) -> None:
-        self.gauge = borrow_gauge(_native_id(thread_id))
+        self.gauge = borrow_gauge(native.native_id_of(thread_id))
         self._cpu_ns: int | None = None
 
     def used_ns(self) -> int:
@@ -163,10 +163,3 @@ class Meter:
 
     def _leave(self, thread_id: int) -> None:
         self._guests.pop(thread_id).gauge.give_back()
-
-
-def _native_id(thread_id: int) -> int:
-    for thread in threading.enumerate():
-        if thread.ident == thread_id:
-            return thread.native_id or 0
-    return 0
