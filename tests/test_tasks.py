@@ -505,7 +505,7 @@ def test_a_library_that_is_just_being_imported(
     monkeypatch: pytest.MonkeyPatch, name: str, half: dict[str, Any], whole: dict[str, Any]
 ) -> None:
     """It is known once it is all there: what it lacked at the first look would be missed for ever."""
-    for known in ("_known", "_current_task", "look_further", "running_loop"):
+    for known in ("_known", "current_task", "look_further", "running_loop"):
         monkeypatch.setattr(carriers, known, getattr(carriers, known))
     carriers._known = None
     monkeypatch.setitem(sys.modules, "gevent", SimpleNamespace())
@@ -522,7 +522,7 @@ def test_a_library_that_is_just_being_imported(
 def test_asyncio_is_noticed_at_once(shop: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the first event loop comes after the first request, its tasks are not taken for one thread."""
     monkeypatch.setattr(carriers, "running_loop", carriers._no_loop)
-    monkeypatch.setattr(carriers, "_current_task", None)
+    monkeypatch.setattr(carriers, "current_task", None)
     monkeypatch.setattr(carriers, "look_further", None)
     monkeypatch.setattr(carriers, "_known", frozenset())
 

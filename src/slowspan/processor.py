@@ -126,8 +126,11 @@ class SlowSpanProcessor(SpanProcessor):
                 # Mostly it is a thread that runs one request after the other.
                 runner: Any = known_threads.get(get_ident())
                 loop = carriers.running_loop()
-                if runner is None or loop is not None:
-                    runner = carriers.runner_on(runner, loop)
+                if runner is None:
+                    runner = carriers.runner_on(None, loop)
+                elif loop is not None:
+                    task = carriers.current_task(loop)
+                    runner = (runner, task) if task is not None else None
                 elif carriers.look_further is not None:
                     runner = carriers.look_further(runner)
                 if runner is None or self._watcher.keeps_apart:

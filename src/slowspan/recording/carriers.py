@@ -236,7 +236,7 @@ def runner_on(thread: ThreadCarrier | None, loop: object) -> ThreadCarrier | Run
             return None
         thread = calling_thread.carrier
     if loop is not None:
-        task = _current_task(loop)
+        task = current_task(loop)
         return (thread, task) if task is not None else None
     return thread if look_further is None else look_further(thread)
 
@@ -259,19 +259,19 @@ _known: frozenset[str] | None = None
 
 def notice_new_libraries() -> None:
     """Notice libraries that were imported since the last call. Takes microseconds; the sampler's thread calls it."""
-    global _current_task, _known, look_further, running_loop
+    global _known, current_task, look_further, running_loop
     loaded = _LIBRARIES.intersection(sys.modules.keys() & _LIBRARIES)
     if loaded == _known:
         return
     asyncio = sys.modules.get("asyncio")
     get_loop = getattr(asyncio, "_get_running_loop", _no_loop)
-    current_task = getattr(asyncio, "current_task", None)
-    if asyncio is not None and (get_loop is _no_loop or current_task is None):
+    get_task = getattr(asyncio, "current_task", None)
+    if asyncio is not None and (get_loop is _no_loop or get_task is None):
         return  # Another thread is importing it.
     if not loaded.isdisjoint({"eventlet", "gevent"}) and not hasattr(sys.modules.get("greenlet"), "getcurrent"):
         return  # The same, of the extension on which they stand.
     # In this order: a request that is told of a loop by the second one asks the first one for its task.
-    _current_task, running_loop = current_task, get_loop
+    current_task, running_loop = get_task, get_loop
     look_further = _make_look(loaded) if loaded - {"asyncio"} else None
     _known = loaded
 
@@ -321,8 +321,8 @@ def _notice_first() -> Any:
 running_loop: Callable[[], Any] = _notice_first
 """Returns the event loop that runs on the calling thread, or None."""
 
-_current_task: Any = None
-"""Returns a loop's running task."""
+current_task: Any = None
+"""Returns the task that runs on a loop, or None."""
 
 look_further: Callable[[ThreadCarrier], ThreadCarrier | Runner | None] | None = None
 """Finds what runs a request on no event loop, where a library is loaded that runs many of those on one thread."""
