@@ -5,20 +5,22 @@ of a request is the largest difference, in points, between a part's true share a
 the profile marks as computed but not seen counts as an error of the part that computed, but for the saturated
 workload, in which only the query's share is held against its target: there nothing more can be known.
 
-What a single request shows scatters with its number of samples, so requests of many small pieces take 10 s; the figure
-is the median over requests.
+What a single request shows scatters with its number of samples: among the 190 of 2 s a share of 60 % by 3.5 points,
+whatever the profiler. The figure with a target is the median over requests all the same. Beside it stands the largest
+error of a part's mean over the requests, which is what no number of samples mends.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Span, SpanKind
 
-from bench.estimates import median_interval
+from bench.estimates import bootstrap_interval, median_interval
 from bench.figures import Figure, Options
 from bench.workers import Worker
 from bench.workloads import WORKLOADS, Parts, run, server
@@ -51,13 +53,13 @@ class Requests:
         self._provider.add_span_processor(SlowSpanProcessor(threshold=0.5, notifiers=[self._notifier]))
         self._tracer = self._provider.get_tracer("bench.truth")
 
-    def run(self, name: str, seed: int) -> list[float]:
-        """Run a workload once; return the error of each of its requests, in points."""
+    def run(self, name: str, seed: int) -> list[dict[str, float]]:
+        """Run a workload once; return for each of its requests the errors of its parts, in points."""
         with server() as connect:
             results = run(WORKLOADS[name], connect, self._begin, self._end, seed)
         self._provider.force_flush()
         profiles = {report.profile.span.span_id: report.profile for report in self._notifier.reports}
-        return [_error(name, parts, profiles[str(span_id)]) for parts, span_id in results]
+        return [_errors(name, parts, profiles[str(span_id)]) for parts, span_id in results]
 
     def _begin(self) -> Span:
         return self._tracer.start_span("request", kind=SpanKind.SERVER)
@@ -70,23 +72,31 @@ class Requests:
 def measure(options: Options) -> Iterator[Figure]:
     """Measure the error of every workload, in points."""
     for name, target in TARGETS.items():
-        errors: list[float] = []
+        errors: list[dict[str, float]] = []
         for seed in range(-(-(8 if options.quick else 24) // WORKLOADS[name].threads)):
             with Worker("bench.truth:Requests") as worker:
                 errors += worker.call("run", name=name, seed=seed)
         yield Figure(
             name=f"truth: {name.replace('_', ' ')}: largest error of a part",
             unit="points",
-            value=median_interval(errors, options.confidence),
+            value=median_interval([max(map(abs, one.values())) for one in errors], options.confidence),
             target=target,
+        )
+        mean = bootstrap_interval(errors, _largest_mean, options.confidence)
+        yield Figure(
+            f"truth: {name.replace('_', ' ')}: the same of the mean over {len(errors)} requests", "points", mean
         )
 
 
-def _error(workload: str, parts: Parts, profile: Profile) -> float:
+def _largest_mean(errors: Sequence[dict[str, float]]) -> float:
+    return max(abs(statistics.mean(one[name] for one in errors)) for name in errors[0])
+
+
+def _errors(workload: str, parts: Parts, profile: Profile) -> dict[str, float]:
     truth = parts.shares()
     seen = shares(profile, list(truth))
     only = ONLY_PART.get(workload)
-    return 100 * max(abs(seen[name] - share) for name, share in truth.items() if only in (None, name))
+    return {name: 100 * (seen[name] - share) for name, share in truth.items() if only in (None, name)}
 
 
 def shares(profile: Profile, names: list[str]) -> dict[str, float]:
