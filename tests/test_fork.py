@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import gc
 import importlib
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ import pytest
 
 from slowspan import fork, native
 from slowspan.recording import stack_sampler
+from slowspan.recording.stacks import all_frames
 from support import eventually
 from watched import Watched, functions, wait_here, wait_until_linked, watched
 
@@ -95,6 +97,13 @@ def test_fork_before_the_first_span(shop: Watched) -> None:
     """A child of a process without any request yet, as of a preloading server, reports its own."""
     check(in_child(lambda: serve_and_tell(shop)))
     assert shop.profiles() == []
+
+
+def test_fork_during_a_look() -> None:
+    """A child that is forked while the collector is paused for a look, as on Python 3.11, collects."""
+    with all_frames():
+        assert in_child(gc.isenabled)
+    assert gc.isenabled()
 
 
 def test_reports_of_two_children_have_names_of_their_own(shop: Watched) -> None:

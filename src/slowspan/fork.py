@@ -8,7 +8,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from slowspan import native
-from slowspan.recording.stacks import all_frames
+from slowspan.recording.stacks import all_frames, resume_collector
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,3 +66,4 @@ def _imports(frame: FrameType | None) -> bool:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=wait_for_imports, after_in_child=native.running.clear)
+    os.register_at_fork(after_in_child=resume_collector)

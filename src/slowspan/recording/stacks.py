@@ -34,8 +34,10 @@ FlatStack = list[Any]
 @contextlib.contextmanager
 def all_frames() -> Iterator[dict[int, FrameType]]:
     """Lend the innermost frames of all threads; keep none of them beyond the block."""
+    global _collector_is_paused
     collecting = _GUARD_COLLECTOR and gc.isenabled()
     if collecting:
+        _collector_is_paused = True
         gc.disable()
     frames: dict[int, FrameType] = {}
     try:
@@ -46,6 +48,18 @@ def all_frames() -> Iterator[dict[int, FrameType]]:
         frames.clear()
         if collecting:
             gc.enable()
+            _collector_is_paused = False
+
+
+_collector_is_paused = False
+
+
+def resume_collector() -> None:
+    """Let a forked child collect again: who has paused that in the parent, is not there."""
+    global _collector_is_paused
+    if _collector_is_paused:
+        gc.enable()
+        _collector_is_paused = False
 
 
 def line_of(frame: FrameType) -> int:
