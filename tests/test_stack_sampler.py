@@ -275,7 +275,10 @@ def test_jitter(sampler: StackSampler) -> None:
     span.start_time -= 2_000 * MS
     recording = watcher.recordings[id(span)] = Recording(watcher, span, this_thread())
     watcher.young[span] = span, recording.carrier, [], span.context
-    delays = [sampler._tick() for _ in range(50)]
+    delays = []
+    for _ in range(50):
+        sampler._sample_at_ns = 0  # As if it had slept until then.
+        delays.append(sampler._tick() or 0)
     assert all(10 * MS <= delay <= 30 * MS for delay in delays)
     assert max(delays) - min(delays) > 5 * MS
     end(recording)
@@ -389,6 +392,44 @@ def test_nested_recording_that_has_ended() -> None:
     gc.collect()
     give_up_reused_threads([outer, nested], [])
     assert outer.lost is None
+
+
+def test_others_beside_a_recording_that_is_sampled_seldom(sampler: StackSampler) -> None:
+    """A request of hours does not keep the sampler away from others, nor has their coming it sampled more often."""
+    watcher = watch(sampler)
+    spans = [FakeSpan() for _ in range(32)]
+    first = begin(sampler, watcher, spans[0])
+    eventually(lambda: samples_of(first) > 0)
+    assert first.trace is not None
+    with first.trace.lock:
+        first.trace.stride = 1 << 300
+        count = first.trace.sample_count
+    for span in spans[1:-1]:
+        fast = begin(sampler, watcher, span)
+        time.sleep(0.003)
+        end(fast)
+    time.sleep(0.03)  # It sleeps now.
+    slow = begin(sampler, watcher, spans[-1])
+    eventually(lambda: samples_of(slow) > 2)
+    assert first.trace.sample_count <= count + 1
+    assert watcher.errors == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_thread_that_dies(sampler: StackSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should the thread end by an error after all, the next span starts another one."""
+
+    def fail(delay_ns: float) -> None:
+        monkeypatch.undo()
+        raise SystemExit
+
+    watcher = watch(sampler)
+    monkeypatch.setattr(sampler, "_sleep", fail)
+    span = FakeSpan()
+    begin(sampler, watcher, span)
+    eventually(lambda: sampler.parked)
+    recording = begin(sampler, watcher, span)
+    eventually(lambda: samples_of(recording) > 1)
 
 
 def open_files() -> int:

@@ -86,6 +86,7 @@ class StackSampler:
         self._cpu_ns = 0
         self._awake_ns = 0
         self._linger_until_ns = 0
+        self._sample_at_ns = 0
         self._rest_at_ns = 0
         self._wary_until_ns = 0
         self._is_wary = False
@@ -211,6 +212,20 @@ class StackSampler:
     # -- The thread.
 
     def _run(self, term: object) -> None:
+        try:
+            self._work(term)
+        finally:
+            if self._term is term:
+                # Nobody has told it to end: the next span starts another one.
+                self._thread = None
+                self.parked = True
+            # One that was held up for longer than ``stop`` waits finds that another thread samples now.
+            if self._thread is None:
+                self._switching.restore()
+                for recording in list(self.late):
+                    forget_late(self.late, recording)
+
+    def _work(self, term: object) -> None:
         # Now, when no request is late: where many threads queue for the lock this would take half a second.
         keep_lock()
         cpu, clock = time.thread_time_ns(), time.perf_counter_ns()
@@ -238,11 +253,6 @@ class StackSampler:
             else:
                 slept_ns = max(delay_ns, self._budget.stretch(MIN_SLEEP_NS))
                 self._sleep(slept_ns)
-        # One that was held up for longer than ``stop`` waits finds that another thread samples now.
-        if self._thread is None:
-            self._switching.restore()
-            for recording in list(self.late):
-                forget_late(self.late, recording)
 
     def _turn(self, clock: int) -> float | None:
         """Tick, and rest when it is time; return the nanoseconds to sleep, or None to park."""
@@ -283,6 +293,7 @@ class StackSampler:
         """Look at everything once; return the nanoseconds to sleep, or None to park."""
         now = time.time_ns()
         watchers = list(self._watchers)
+        known = len(self.late)
         next_due_ns, overdue_ns = collect_late(self.late, watchers, now, self._start_after_ns)
         if overdue_ns > self._patience_ns:
             self.beware()
@@ -293,16 +304,11 @@ class StackSampler:
             self._switching.update()
             give_up_reused_threads(self.late, [watcher.young for watcher in watchers])
             stride = prune_late(self.late, now)
-            self._tick_number = (self._tick_number // stride + 1) * stride
-            sample(
-                self.late,
-                self._tick_number,
-                lock=self._lock,
-                contended=self._switching.contended,
-            )
-            interval_ns = self._budget.stretch(self._interval_ns * stride)
-            interval_ns *= 1 - JITTER + 2 * JITTER * random.random()
-            return min(interval_ns, next_due_ns) if young else interval_ns
+            clock = time.perf_counter_ns()
+            if clock >= self._sample_at_ns or len(self.late) > known:
+                self._sample_at_ns = clock + self._sample(stride)
+            # It also wakes up for requests that become late before that, of which the first may come at any time.
+            return min(max(self._sample_at_ns - clock, 0), next_due_ns)
         self._switching.restore()
         clock = time.perf_counter_ns()
         if young:
@@ -310,6 +316,13 @@ class StackSampler:
         elif clock > self._linger_until_ns:
             return None
         return next_due_ns
+
+    def _sample(self, stride: int) -> int:
+        """Take a sample of all requests whose turn it is; return the nanoseconds until the next one."""
+        self._tick_number = (self._tick_number // stride + 1) * stride
+        sample(self.late, self._tick_number, lock=self._lock, contended=self._switching.contended)
+        interval_ns = self._budget.stretch(self._interval_ns * stride)
+        return int(interval_ns * (1 - JITTER + 2 * JITTER * random.random()))
 
     def _young_count(self) -> int:
         return sum(len(watcher.young) for watcher in list(self._watchers))
