@@ -306,6 +306,96 @@ def test_who_holds_the_loop_is_named(run: Callable[[Any], Any], shop: Watched) -
     assert sum(attributes[name] for name in names) == pytest.approx(profile.duration_ns / 1e9 - before, abs=0.02)
 
 
+async def shielded(future: Any) -> None:
+    await asyncio.shield(future)
+
+
+async def gathered(future: Any) -> None:
+    await asyncio.gather(future)
+
+
+async def waited(future: Any) -> None:
+    await asyncio.wait({future})
+
+
+async def waited_for(future: Any) -> None:
+    await asyncio.wait_for(future, 60)
+
+
+@pytest.mark.parametrize("wait", [shielded, gathered, waited, waited_for])
+def test_what_is_waited_for_has_come_while_others_hold_the_loop(
+    run: Callable[[Any], Any], shop: Watched, wait: Callable[[Any], Awaitable[object]]
+) -> None:
+    """A task that waits for a future through another one waits for the loop once the first one is done."""
+
+    async def both() -> None:
+        future = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(handle(shop, lambda: wait(future)))
+        await asyncio.sleep(0.2)
+        future.set_result(None)
+        hold_the_loop()
+        await task
+
+    run(both())
+    profile = shop.profile()
+    assert seconds_below(profile, wait.__name__, WAITING_FOR_LOOP, "hold_the_loop") > LONG / 2
+
+
+def test_own_awaitable_that_knows_another_task(run: Callable[[Any], Any], shop: Watched) -> None:
+    """A task to which an awaitable refers, but for which nobody waits there, is not shown."""
+
+    class Ticket:
+        def __init__(self, holder: Any, future: Any) -> None:
+            self.holder, self.future = holder, future
+
+        def __await__(self) -> Ticket:
+            return self
+
+        def __iter__(self) -> Ticket:
+            return self
+
+        def __next__(self) -> Any:
+            if self.future.done():
+                raise StopIteration
+            self.future._asyncio_future_blocking = True
+            return self.future
+
+    async def wait_for_ticket(ticket: Ticket) -> None:
+        await ticket
+
+    async def both() -> None:
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        loop.call_later(LONG, future.set_result, None)
+        other = asyncio.create_task(nap(2 * LONG))
+        await handle(shop, lambda: wait_for_ticket(Ticket(other, future)))
+        await other
+
+    run(both())
+    profile = shop.profile()
+    assert seconds_below(profile, "wait_for_ticket") > LONG / 4
+    assert "nap" not in functions(profile)
+
+
+def test_span_that_another_task_ends(shop: Watched) -> None:
+    """What the event loop's thread computes after the request's task has ended is not the request's."""
+
+    async def both() -> None:
+        spans: list[Any] = []
+
+        async def serve() -> None:
+            spans.append(shop.start())
+            await nap(0.2)
+
+        await asyncio.create_task(serve())
+        await asyncio.sleep(0.1)
+        compute_here(LONG)
+        spans.pop().end()
+
+    asyncio.run(both())
+    assert (shop.profile().cpu_time_ns or 0) < LONG / 4 * 1e9
+
+
 async def blocks() -> AsyncGenerator[int, None]:
     """Wait, then block the event loop, for each item."""
     await nap(0.1)

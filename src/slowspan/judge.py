@@ -244,4 +244,4 @@ def _write(span: Span, attributes: SpanAttributes) -> bool:
 def _is_at_home(recording: Recording) -> bool:
     """Return whether the calling thread is the request's, so that its CPU clock tells of the request."""
     at_home = recording.carrier.native_id == get_native_id()
-    return at_home and HAS_THREAD_CLOCKS and recording.lost is not Lost.THREAD_REUSED
+    return at_home and HAS_THREAD_CLOCKS and recording.lost is None

@@ -107,7 +107,7 @@ class TaskFollower:
                 walk.path += reversed(holder)
                 walk.line = line_of(frames[self._thread_id])
         sight = sight_of(walk, state, held=is_held, loop_is_busy=bool(holder))
-        is_at_rest = state is State.SUSPENDED and walk.hops == 1 and not walk.in_queue
+        is_at_rest = state is State.SUSPENDED and walk.hops == 1 and not (walk.in_queue or walk.has_children)
         if is_at_rest and waiter is not None and sight is not None:
             self._last = _Last(weakref.ref(waiter), walk.due_at, sight._replace(moved=False))
         return sight

@@ -72,6 +72,7 @@ class Walk:
         hops: How many tasks and threads it went through.
         in_queue: Whether it waits for a thread that has not taken up its work yet.
         loop: The event loop of the last task that it went through.
+        has_children: Whether it waits for several, or through another future: one that ends does not end the wait.
         guests: All threads that work for the request, but for its home.
     """
 
@@ -88,6 +89,7 @@ class Walk:
         self.hops: int = 0
         self.in_queue: bool = False
         self.loop: Any = None
+        self.has_children: bool = False
         self.guests: set[int] = set()
         self._shown: dict[int, FrameType] = {}
         self._visits: list[int] = []
@@ -130,7 +132,7 @@ class Walk:
                 if inner is None:
                     break
                 if is_future(inner):
-                    return self._follow_future(inner, coroutine)
+                    return self._follow_future(_awaited_by(task, inner), coroutine)
                 awaited = inner
                 continue
             self.path.append((frame.f_code, frame.f_lasti))
@@ -207,6 +209,7 @@ class Walk:
 
     def _follow_children(self, futures: Iterable[Any]) -> State | None:
         """Go down into all, for their threads; stay in the one that runs, or else in the next one in turn."""
+        self.has_children = True
         pending = [future for future in futures if not future.done()]
         if not pending:
             return self._ready()
@@ -376,6 +379,12 @@ class Walk:
         self.guests.update(found.values())
         self.guests.discard(self._home)
         return found
+
+
+def _awaited_by(task: Any, found: Any) -> Any:
+    """Return the future that a task waits for: in somebody's own awaitable another one may have been found."""
+    waiter = getattr(task, "_fut_waiter", None)
+    return found if waiter is None else waiter
 
 
 def is_due(due_at: float | None) -> bool:
