@@ -16,6 +16,7 @@ from slowspan.recording import kernel_files
 from slowspan.recording.classify import LEFT, UNCLEAR, Lock, by_second_look, by_state, stopped_by_force
 from slowspan.recording.gauge import MAX_OPEN, ThreadEndedError, ThreadGauge, thread_cpu_ns
 from slowspan.recording.kernel_files import keep_lock
+from slowspan.recording.sampling import _is_queued
 from slowspan.recording.trace import COMPUTING, WAITING
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of other threads")
@@ -188,6 +189,24 @@ def test_bounded_files() -> None:
             gauge.close()
             gauge.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    ("queues", "lock", "share", "is_queued"),
+    [
+        (True, Lock.FREE, 0.0, True),
+        (False, Lock.HELD, 0.5, False),
+        (None, Lock.HELD, 0.5, True),
+        (None, Lock.HELD, 0.0, False),
+        (None, Lock.FREE, 0.5, False),
+    ],
+)
+def test_who_queues_where_the_kernel_does_not_tell(
+    monkeypatch: pytest.MonkeyPatch, queues: bool | None, lock: Lock, share: float, is_queued: bool
+) -> None:
+    """A thread that has not computed since the last look waits: for what it waited before, as far as is known."""
+    monkeypatch.setattr(ThreadGauge, "queues_for_lock", lambda _gauge: queues)
+    assert _is_queued(ThreadGauge(0), lock, share) is is_queued
 
 
 def _started(request: pytest.FixtureRequest, stop: threading.Event, work: Callable[[], object]) -> threading.Thread:

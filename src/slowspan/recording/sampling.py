@@ -127,7 +127,7 @@ def _sample_one(recording: Recording, tick: _Tick, sight: Sight) -> _Look | None
         delay_ns = meter.new_delay_ns(gauge) if share < NEARLY_ALL else 0
         _add(trace, at_ns, Accounts(cpu_ns, delay_ns, queued=contended), sight, COMPUTING)
         return None
-    if contended and share < NEARLY_ALL and _is_queued(gauge, tick.lock):
+    if contended and share < NEARLY_ALL and _is_queued(gauge, tick.lock, share):
         _add(trace, at_ns, Accounts(cpu_ns, queued=True), sight, READY)
         return None
     # Whoever queues for the lock is not ready until its turn comes, and then is although it may have waited before.
@@ -155,11 +155,12 @@ def _is_stopped(lock: Lock, sight: Sight, share: float) -> bool:
     return stopped_by_force(sight.flat[0], sight.flat[1]) or (lock is Lock.HELD and share >= NEARLY_ALL)
 
 
-def _is_queued(gauge: ThreadGauge, lock: Lock) -> bool:
+def _is_queued(gauge: ThreadGauge, lock: Lock, share: float) -> bool:
     """Return whether a thread was ready to run, and others held the interpreter lock, until the sampler got it."""
     queues = gauge.queues_for_lock()
     # One that still runs has just been stopped, or given up the lock: either way it did not wait until now.
-    return queues is True or (queues is None and lock is not Lock.FREE)
+    # Where the kernel does not tell, only one that has computed since the last look is sure not to wait all the time.
+    return queues is True or (queues is None and lock is not Lock.FREE and share > 0)
 
 
 def _look_again(looks: list[_Look], tick: _Tick) -> None:
