@@ -52,16 +52,19 @@ class _Tick(NamedTuple):
     contended: bool
 
 
-def sample(recordings: Iterable[Recording], tick: int, *, lock: Lock, contended: bool) -> None:
+def sample(recordings: Iterable[Recording], tick: int, *, interval_ns: int, lock: Lock, contended: bool) -> None:
     """Take one sample of every recording whose turn it is. Runs on the sampler thread.
 
     Args:
         recordings: The late recordings.
         tick: Number of this tick; a long recording takes part in every second, fourth, … tick only.
+        interval_ns: The mean time between two ticks. After a tick for others the next one can come earlier.
         lock: How the sampler came by the interpreter lock.
         contended: Whether threads of the process queue for the interpreter lock.
     """
-    due = [r for r in recordings if not (r.ended or r.lost) and r.trace and tick % r.trace.stride == 0]
+    now = time.perf_counter_ns()
+    open_ones = [r for r in recordings if not (r.ended or r.lost)]
+    due = [r for r in open_ones if r.trace and r.trace.is_due(tick, now - r.origin_ns, interval_ns)]
     if not due:
         return
     sights = [(recording, sight) for recording, sight in _look(due) if sight is not None]

@@ -320,7 +320,13 @@ class StackSampler:
     def _sample(self, stride: int) -> int:
         """Take a sample of all requests whose turn it is; return the nanoseconds until the next one."""
         self._tick_number = (self._tick_number // stride + 1) * stride
-        sample(self.late, self._tick_number, lock=self._lock, contended=self._switching.contended)
+        sample(
+            self.late,
+            self._tick_number,
+            interval_ns=self._interval_ns,
+            lock=self._lock,
+            contended=self._switching.contended,
+        )
         interval_ns = self._budget.stretch(self._interval_ns * stride)
         return int(interval_ns * (1 - JITTER + 2 * JITTER * random.random()))
 

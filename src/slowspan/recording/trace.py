@@ -141,6 +141,18 @@ class Trace:
         """Time from the first sample to the last one, or to the end once that is known."""
         return max(self._last_at_ns - self.before_first_ns, 0)
 
+    def is_due(self, tick: int, at_ns: int, interval_ns: int) -> bool:
+        """Return whether a sample is to be taken.
+
+        Args:
+            tick: The number of the sampler's tick.
+            at_ns: The time since the start of the span.
+            interval_ns: The mean time between two ticks.
+        """
+        # Never much earlier than at its stride: else that would double again and again, whatever the request's age.
+        is_early = self.stride > 1 and at_ns - self._last_at_ns < self.stride * interval_ns // 2
+        return tick % self.stride == 0 and not is_early
+
     def add(
         self,
         at_ns: int,
