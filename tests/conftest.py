@@ -17,9 +17,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.util._once import Once
 
 import slowspan
+from functions import NEVER, watched_without_opentelemetry
 from slowspan import watcher
 from slowspan.recording import stack_sampler
 from support import eventually
+from watched import Watched, WatchingProcessor, watched
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -96,6 +98,13 @@ def _default_reports() -> list[str]:
 
 
 @pytest.fixture
+def shop() -> Iterator[Watched]:
+    """Return a watched provider with the usual settings."""
+    with watched() as shop:
+        yield shop
+
+
+@pytest.fixture
 def no_global_provider() -> Iterator[None]:
     """Give the test a process without a global tracer provider, and take away the one that it sets."""
     _forget_provider()
@@ -105,6 +114,13 @@ def no_global_provider() -> Iterator[None]:
     shutdown = getattr(provider, "shutdown", None)
     if shutdown is not None:
         shutdown()
+
+
+@pytest.fixture
+def alone(no_global_provider: None) -> Iterator[WatchingProcessor]:
+    """Return what watches profiled functions in a process without OpenTelemetry, each by its own threshold."""
+    with watched_without_opentelemetry(threshold=NEVER) as processor:
+        yield processor
 
 
 @pytest.fixture

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+NEVER = 3600
+"""A threshold that nothing here reaches."""
+
+
 @contextlib.contextmanager
 def only_ours() -> Iterator[None]:
     """Hide the processors of other tests, of which some may not have been shut down."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 import slowspan
-from functions import watched_without_opentelemetry
+from functions import NEVER
 from slowspan.recording import stack_sampler
 from slowspan.recording.carriers import ThreadCarrier
 from slowspan.recording.generators import GeneratorFollower
@@ -21,16 +21,7 @@ from slowspan.recording.turns import Turns
 from watched import ENOUGH, WatchingProcessor, functions, in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
-
-NEVER = 3600
-"""A threshold that nothing here reaches."""
-
-
-@pytest.fixture
-def alone(no_global_provider: None) -> Iterator[WatchingProcessor]:
-    with watched_without_opentelemetry(threshold=NEVER) as processor:
-        yield processor
+    from collections.abc import AsyncGenerator, Callable
 
 
 def samples_to_come() -> Callable[[], bool]:

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 
 import slowspan
-from functions import only_ours, watched_globally, watched_without_opentelemetry
+from functions import NEVER, only_ours, watched_globally, watched_without_opentelemetry
 from slowspan import load_profile
 from slowspan.recording import stack_sampler
 from slowspan.recording.synthetic import IN_CONSUMER
@@ -32,20 +32,11 @@ if TYPE_CHECKING:
 
     from watched import Watched
 
-NEVER = 3600
-"""A threshold that nothing here reaches."""
-
 
 @pytest.fixture
 def seen(no_global_provider: None) -> Iterator[Watched]:
     with watched_globally(threshold=NEVER) as watched:
         yield watched
-
-
-@pytest.fixture
-def alone(no_global_provider: None) -> Iterator[WatchingProcessor]:
-    with watched_without_opentelemetry(threshold=NEVER) as processor:
-        yield processor
 
 
 def helper() -> None:

@@ -22,23 +22,16 @@ from slowspan import fork, native
 from slowspan.recording import stack_sampler
 from slowspan.recording.stacks import all_frames
 from support import eventually
-from watched import Watched, functions, wait_here, wait_until_linked, watched
+from watched import Watched, functions, wait_here, wait_until_linked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning"),
 ]
-
-
-@pytest.fixture
-def shop() -> Iterator[Watched]:
-    """Return a watched provider with the usual settings."""
-    with watched() as shop:
-        yield shop
 
 
 def in_child(work: Callable[[], Any], timeout: float = 30.0) -> Any:

@@ -23,15 +23,13 @@ from slowspan.recording.handoffs import SUSPENDED, Onward
 from slowspan.recording.stacks import all_frames
 from slowspan.recording.synthetic import WAITING_FOR_LOOP
 from support import eventually
-from watched import Watched, functions, watched
+from watched import LONG, Watched, functions, watched
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
     from types import FrameType
 
     from slowspan.recording.sight import Sight
-
-LONG = 0.3
 
 
 def own_work() -> None:

@@ -15,25 +15,15 @@ import slowspan
 from functions import watched_without_opentelemetry
 from slowspan.recording.synthetic import WAITING_FOR_LOOP
 from slowspan.report.summary import time_shares
-from watched import Watched, compute_here, functions, watched
+from watched import LONG, Watched, compute_here, functions, handle, seconds_below
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
     from contextlib import AbstractContextManager
 
     from opentelemetry.trace import Span
 
     from slowspan import Profile
-
-LONG = 0.3
-"""Seconds that are told apart from others' in a share of the time, on a busy machine too."""
-
-
-@pytest.fixture
-def shop() -> Iterator[Watched]:
-    """Watch a provider."""
-    with watched() as shop:
-        yield shop
 
 
 def span(shop: Watched, name: str, kind: SpanKind = SpanKind.INTERNAL) -> AbstractContextManager[Span]:
@@ -41,19 +31,9 @@ def span(shop: Watched, name: str, kind: SpanKind = SpanKind.INTERNAL) -> Abstra
     return shop.provider.get_tracer("test").start_as_current_span(name, kind=kind)
 
 
-async def handle(shop: Watched, work: Callable[[], Awaitable[object]], name: str = "GET /") -> None:
-    """Serve a request in the task that runs this."""
-    with span(shop, name, SpanKind.SERVER):
-        await work()
-
-
 def share_below(profile: Profile, *names: str) -> float:
     """Return the share of all stacks in which the functions stand in this order."""
-    total = 0
-    for sample in profile.samples:
-        rest = iter([frame.name for frame, _ in profile.stack_frames(sample.stack)])
-        total += sample.wall_ns if all(name in rest for name in names) else 0
-    return total / profile.duration_ns
+    return seconds_below(profile, *names) * 1e9 / profile.duration_ns
 
 
 def check_has_the_loop(profile: Profile) -> None:

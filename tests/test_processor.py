@@ -37,17 +37,10 @@ from watched import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 GET = {"http.method": "GET", "http.scheme": "http", "http.host": "shop", "http.target": "/orders/7"}
-
-
-@pytest.fixture
-def shop() -> Iterator[Watched]:
-    """Return a watched provider with the usual settings."""
-    with watched() as shop:
-        yield shop
 
 
 def test_slow_request_leaves_its_profile(shop: Watched) -> None:

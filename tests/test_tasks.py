@@ -14,20 +14,16 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 import uvloop
-from opentelemetry.trace import SpanKind
 from tornado import gen
 
 from slowspan.recording import carriers
 from slowspan.recording.gauge import HAS_THREAD_CLOCKS
 from slowspan.recording.synthetic import BEFORE_FIRST_SAMPLE, HELD_THE_LOOP, WAITING_FOR_LOOP
 from slowspan.report.summary import hot_lines, time_shares
-from watched import Watched, compute_here, functions, paths, seconds_below, watched
+from watched import LONG, Watched, compute_here, functions, handle, paths, seconds_below
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-
-LONG = 0.3
-"""Seconds that are told apart from others' in a share of the time, on a busy machine too."""
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -43,19 +39,6 @@ def run(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
             loop.close()
 
     return run_in_loop
-
-
-@pytest.fixture
-def shop() -> Iterator[Watched]:
-    """Watch a provider."""
-    with watched() as shop:
-        yield shop
-
-
-async def handle(shop: Watched, work: Callable[[], Awaitable[object]], name: str = "GET /") -> None:
-    """Serve a request in the task that runs this."""
-    with shop.provider.get_tracer("test").start_as_current_span(name, kind=SpanKind.SERVER):
-        await work()
 
 
 async def nap(seconds: float = LONG) -> None:

@@ -12,22 +12,12 @@ import pytest
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 from opentelemetry.trace import SpanKind
 
-from watched import Watched, compute_here, functions, paths, seconds_below, watched
+from watched import LONG, Watched, compute_here, functions, paths, seconds_below
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from slowspan import Profile
-
-LONG = 0.3
-"""Seconds that are told apart from others' in a share of the time, on a busy machine too."""
-
-
-@pytest.fixture
-def shop() -> Iterator[Watched]:
-    """Watch a provider."""
-    with watched() as shop:
-        yield shop
 
 
 def check_order(shop: Watched, *names: str) -> None:

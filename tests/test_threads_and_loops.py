@@ -11,40 +11,12 @@ from typing import TYPE_CHECKING, Any
 import anyio.from_thread
 import anyio.to_thread
 import pytest
-from opentelemetry.trace import SpanKind
 
 from slowspan.recording.synthetic import WAITING_FOR_LOOP
-from watched import Watched, functions, watched
+from watched import LONG, Watched, functions, handle, seconds_below
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
-
-    from slowspan import Profile
-
-LONG = 0.3
-"""Seconds that are told apart from others' in a share of the time, on a busy machine too."""
-
-
-@pytest.fixture
-def shop() -> Iterator[Watched]:
-    """Watch a provider."""
-    with watched() as shop:
-        yield shop
-
-
-async def handle(shop: Watched, work: Callable[[], Awaitable[object]]) -> None:
-    """Serve a request in the task that runs this."""
-    with shop.provider.get_tracer("test").start_as_current_span("GET /", kind=SpanKind.SERVER):
-        await work()
-
-
-def seconds_below(profile: Profile, *names: str) -> float:
-    """Return the seconds of all stacks in which the functions stand in this order."""
-    total = 0.0
-    for sample in profile.samples:
-        rest = iter([frame.name for frame, _ in profile.stack_frames(sample.stack)])
-        total += sample.wall_ns / 1e9 if all(name in rest for name in names) else 0.0
-    return total
+    from collections.abc import Callable, Iterator
 
 
 def hold_the_loop() -> None:

@@ -25,7 +25,7 @@ from slowspan.watcher import SpanWatcher
 from support import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from opentelemetry.sdk.trace import ReadableSpan, Span
 
@@ -39,6 +39,8 @@ URL = "slowspan.profile.url"
 SLOW = 0.1
 """Seconds of a request that is slow here, where the threshold is ``THRESHOLD``."""
 THRESHOLD = 0.05
+LONG = 0.3
+"""Seconds that are told apart from others' in a share of the time, on a busy machine too."""
 ENOUGH = 3
 """Samples in which a function is sure to have been seen."""
 
@@ -127,6 +129,12 @@ def watched(provider: TracerProvider | None = None, **options: Any) -> Iterator[
         yield Watched(provider, processor, exporter)
     finally:
         provider.shutdown()
+
+
+async def handle(shop: Watched, work: Callable[[], Awaitable[object]], name: str = "GET /") -> None:
+    """Serve a request in the task that runs this."""
+    with shop.provider.get_tracer("test").start_as_current_span(name, kind=SpanKind.SERVER):
+        await work()
 
 
 def wait_here(seconds: float = SLOW) -> None:
