@@ -218,6 +218,19 @@ def test_several_threads_at_once(shop: Watched) -> None:
         assert sum(sample.wall_ns for sample in profile.samples) == profile.duration_ns
 
 
+def test_sampler_comes_while_a_request_ends() -> None:
+    """A request that becomes late at the moment of its end keeps the profiler that its end has to stop."""
+    with watched(engine="inline", threshold=60, start_after=60) as shop:
+        watching = shop.processor._watcher
+        span = shop.start()
+        young = watching.young.pop(span)
+        assert watching._spans.move_on(span, young) is None
+        watching._finish(span, young, span.start_time + 1)
+        assert sys.getprofile() is None
+        assert watching._spans.recordings == {}
+        span.end()
+
+
 def test_event_loop_is_not_profiled(shop: Watched) -> None:
     """A task of an event loop gets no profiler, which would see all tasks."""
 

@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind
 
 from slowspan.recording import carriers, stack_sampler
-from slowspan.recording.carriers import known_threads
+from slowspan.recording.carriers import known_threads, this_thread
 from slowspan.recording.synthetic import BEFORE_FIRST_SAMPLE, NOT_SAMPLED
 from support import eventually
 from watched import (
@@ -293,6 +293,24 @@ def test_an_end_that_is_under_way_when_the_request_becomes_late(young_shop: Watc
         assert watching._spans.recordings == watching.young == watching.children.running == {}
     assert young_shop.profiles() == []
     assert young_shop.processor.status().drops == {}
+
+
+def test_both_threads_make_the_recording_at_once(young_shop: Watched) -> None:
+    """The request's thread and the sampler's get the same one, whoever began first."""
+    spans = young_shop.processor._watcher._spans
+    span = young_shop.start()
+    others = []
+
+    class Greenlet:
+        @property
+        def gr_frame(self) -> None:
+            # Asked for while the first thread makes its recording.
+            others.append(spans.record(span, this_thread()))
+
+    recording = spans.record(span, (this_thread(), Greenlet()))
+    assert others == [recording]
+    assert spans.recordings == {id(span): recording}
+    span.end()
 
 
 def test_ended_on_another_thread(shop: Watched) -> None:

@@ -105,7 +105,8 @@ class RunningSpans:
                 recordings.pop(key, None)
                 children.close(context)
 
-            recording = recordings[key] = Recording(self._owner, span, carrier_of(runner), forget)
+            # The request's thread and the sampler's may both make one at this moment: the first one counts for both.
+            recording = recordings.setdefault(key, Recording(self._owner, span, carrier_of(runner), forget))
         return recording
 
     def forget(self, span: Span) -> Recording | None:
@@ -117,6 +118,7 @@ class RunningSpans:
     def move_on(self, key: object, young: Young) -> Recording | None:
         """Take a span from ``young``, stand in for its end, and return its recording; None when it has ended."""
         span = young[0]
+        before = self.recordings.get(id(span))
         # First there, then away from here: the thread that ends the span finds it in one of the two.
         recording = self.record(span, young[1])
         if key is not span:
@@ -129,6 +131,8 @@ class RunningSpans:
                 # Its end had begun before we stood in for it, and finds the recording in on_end.
                 stand_aside_if_there(span)
                 return None
+        elif recording is before:
+            return None  # Of the inline engine: the end that is under way has its profiler to stop.
         self.forget(span)
         return None
 
