@@ -159,3 +159,26 @@ def test_a_thread_that_is_shown_is_a_guest_wherever_the_follower_is_at_home(gaug
     gauges.compute(HOME, ms=3)
     gauges.compute(2, ms=4)
     assert looks.look(2, {HOME}) == 7
+
+
+def test_the_end_of_a_request_that_others_share_the_thread_with(gauges: Gauges) -> None:
+    """It is running when it ends, however little of the time since the last look it was."""
+    looks = Looks()
+    looks.look(HOME)
+    looks.look(HOME)
+    busy = Sight([], 0, State.SUSPENDED, moved=False, loop_is_busy=True)
+    for at_ms in range(30, 90, 10):
+        gauges.compute(HOME, ms=8)
+        assert looks.meter.read(busy, HOME, at_ms * MS) == 0
+    gauges.compute(HOME, ms=8)
+    assert looks.meter.at_end(gauges[HOME].cpu_ns()) == 2 * MS
+
+
+def test_the_end_of_a_request_that_has_its_thread_to_itself(gauges: Gauges) -> None:
+    """All of the time since the last look was its own."""
+    looks = Looks()
+    for _ in range(3):
+        gauges.compute(HOME, ms=8)
+        looks.look(HOME)
+    gauges.compute(HOME, ms=8)
+    assert looks.meter.at_end(gauges[HOME].cpu_ns()) == 24 * MS

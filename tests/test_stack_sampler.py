@@ -242,6 +242,30 @@ def test_watcher_that_is_gone_is_forgotten(sampler: StackSampler) -> None:
     assert list(sampler._watchers) == []
 
 
+def test_processors_that_are_added_while_it_looks(sampler: StackSampler) -> None:
+    """Going through the watchers raises nothing, and those that stay are always among them."""
+    lasting = {watch(sampler) for _ in range(100)}
+    done = threading.Event()
+
+    def come_and_go() -> None:
+        while not done.is_set():
+            watchers = [FakeWatcher() for _ in range(5)]
+            for watcher in watchers:
+                sampler._watchers[watcher] = None
+
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(5000):
+            assert lasting <= set(sampler._all_watchers())
+    finally:
+        done.set()
+        thread.join()
+        sys.setswitchinterval(usual)
+
+
 def test_strictest_limits_hold(sampler: StackSampler) -> None:
     """Of several watchers the shortest interval and the smallest budget count; each keeps its own delay."""
     patient = watch(sampler, interval_ns=50 * MS, start_after_ns=300 * MS)

@@ -111,7 +111,8 @@ class Meter:
         if not self.shared:
             return cpu_ns + self._credit_ns
         last = self._last_home_ns
-        return self._credit_ns + (cpu_ns - last if last is not None else 0)
+        # A look that finds the request running is one of many; this one finds it there whatever it did before.
+        return self._credit_ns + (int((cpu_ns - last) * self._usual_share()) if last is not None else 0)
 
     def gauge(self, sight: Sight) -> ThreadGauge:
         """Return the gauge of the thread that the request is on."""
@@ -140,6 +141,9 @@ class Meter:
             return 0.0
         if not sight.moved or is_guest:
             return 0.0
+        return self._usual_share()
+
+    def _usual_share(self) -> float:
         return (self._seen_running + 1) / (self._seen_running + self._seen_others + 1)
 
     def _used_by_guests(self, thread_ids: Collection[int]) -> dict[int, int]:

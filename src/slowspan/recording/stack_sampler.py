@@ -140,7 +140,7 @@ class StackSampler:
 
     def _set_wary(self, is_wary: bool) -> None:
         self._is_wary = is_wary
-        for watcher in list(self._watchers):
+        for watcher in self._all_watchers():
             watcher.on_holdups(is_wary)
 
     def stop(self, timeout: float = 1.0) -> None:
@@ -173,7 +173,7 @@ class StackSampler:
         """Start anew in a forked child, whose threads are gone and whose locks may be held for ever."""
         self._switching.restore()
         # The requests go on in the parent.
-        for watcher in list(self._watchers):
+        for watcher in self._all_watchers():
             watcher.young.clear()
             watcher.on_holdups(False)
         for recording in self.late:
@@ -182,8 +182,12 @@ class StackSampler:
                 recording.trace.meter.close()
         self._reset()
 
+    def _all_watchers(self) -> list[Watcher]:
+        # Not by iterating over them: another thread may add a processor meanwhile.
+        return [watcher for known in self._watchers.keyrefs() if (watcher := known()) is not None]
+
     def _apply_limits(self) -> None:
-        watchers = list(self._watchers)
+        watchers = self._all_watchers()
         self._interval_ns = min(watcher.interval_ns for watcher in watchers)
         self._start_after_ns = min(watcher.start_after_ns for watcher in watchers)
         # Of the time in which it has to come, half may be lost once: twice that would be too much.
@@ -261,10 +265,10 @@ class StackSampler:
             if delay_ns is None or clock > self._rest_at_ns:
                 self._rest_at_ns = clock + REST_NS
                 notice_new_libraries()
-                for watcher in list(self._watchers):
+                for watcher in self._all_watchers():
                     watcher.on_rest()
         except Exception as error:  # noqa: BLE001 - one bad tick must not end the thread
-            for watcher in list(self._watchers):
+            for watcher in self._all_watchers():
                 watcher.on_error(error)
             return self._start_after_ns
         return delay_ns
@@ -292,7 +296,7 @@ class StackSampler:
     def _tick(self) -> float | None:
         """Look at everything once; return the nanoseconds to sleep, or None to park."""
         now = time.time_ns()
-        watchers = list(self._watchers)
+        watchers = self._all_watchers()
         known = len(self.late)
         next_due_ns, overdue_ns = collect_late(self.late, watchers, now, self._start_after_ns)
         if overdue_ns > self._patience_ns:
@@ -331,7 +335,7 @@ class StackSampler:
         return int(interval_ns * (1 - JITTER + 2 * JITTER * random.random()))
 
     def _young_count(self) -> int:
-        return sum(len(watcher.young) for watcher in list(self._watchers))
+        return sum(len(watcher.young) for watcher in self._all_watchers())
 
 
 shared: StackSampler = StackSampler()
