@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import Span, TracerProvider
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
 from profiles import MS, SECOND, STEM, TOTAL, make_profile, make_spans, make_tables
+from slowspan.judge import _freeze
 from slowspan.recording import child_spans
 from slowspan.recording.carriers import this_thread
 from slowspan.recording.profile import ChildSpan, Profile, ProfileFormatError, Sample, read_profile
@@ -587,7 +588,7 @@ def test_reading_many_spans_lets_other_threads_run(site: Watched) -> None:
     time.sleep(0.06)
     watcher = site.processor._watcher
     recording = watcher._spans.record(request, this_thread())
-    finished = watcher._judge.freeze(recording, request, SECOND)
+    finished = _freeze(recording, request, SECOND, None, site.processor._watcher.children.ended(request))
     pauses: list[None] = []
     tree = read_tree(finished, secret_names(()), pause=lambda: pauses.append(None))
     assert len(tree.spans) == 100

@@ -477,7 +477,7 @@ def test_interrupt_is_not_swallowed(shop: Watched, monkeypatch: pytest.MonkeyPat
 
     span = shop.start()
     wait_here()
-    monkeypatch.setattr(shop.processor._watcher._delivery, "submit", interrupt)
+    monkeypatch.setattr(shop.processor._watcher._delivery, "submit_later", interrupt)
     with pytest.raises(KeyboardInterrupt):
         span.end()
     assert span.end_time is not None

@@ -7,7 +7,7 @@ import time
 from _thread import get_native_id
 from typing import TYPE_CHECKING
 
-from slowspan import semconv
+from slowspan import semconv, span_fields
 from slowspan.counters import Drop
 from slowspan.delivery.naming import report_name
 from slowspan.delivery.report_limit import ReportLimit
@@ -18,7 +18,6 @@ from slowspan.recording.gauge import HAS_THREAD_CLOCKS
 from slowspan.recording.recording import Lost
 from slowspan.selection import Selection
 from slowspan.span_attributes import NOT_SELECTED, link_attributes, profile_attributes
-from slowspan.span_fields import name_of
 from slowspan.trace_sampler import attributes_of
 from slowspan.trigger import Trigger
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from slowspan.config import Settings
     from slowspan.counters import Counters
     from slowspan.delivery.pipeline import Delivery
-    from slowspan.recording.child_spans import ChildSpans
+    from slowspan.recording.child_spans import ChildSpans, EndedSpans
     from slowspan.recording.recording import Recording
     from slowspan.semconv import HttpFacts
     from slowspan.span_attributes import SpanAttributes
@@ -103,23 +102,25 @@ class Judge:
                 seen_ns = duration_ns if recording.lost is None else 0
                 trace.close(seen_ns, trace.meter.at_end(cpu_ns) if cpu_ns is not None else None)
         self._counters.add("slow")
-        if recording.lost is Lost.TOO_MANY:
+        lost = recording.lost
+        if lost is Lost.TOO_MANY:
             self._counters.drop(Drop.TOO_MANY_RECORDINGS)
-        finished = self.freeze(recording, span, duration_ns, session)
-        if not _write(span, profile_attributes(recording, finished)):
+        if not _write(span, profile_attributes(trace, duration_ns, session)):
             self._counters.drop(Drop.NOT_LINKED)
-        self._delivery.submit(finished)
+        inside = self._children.ended(span)
+        # What is left changes no more, so that another thread can put it together.
+        self._delivery.submit_later(recording.id, lambda: _freeze(recording, span, duration_ns, lost, inside, session))
 
     def _is_slow(self, recording: Recording, span: Span, duration_ns: int) -> bool:
         """Tell whether a span that has ended is a slow request, and if it is, link its profile on it."""
         if recording.threshold_ns is not None and not self._asks_again:
             # Linked before its end, and nothing that has come since can change that, except for one answer.
-            return duration_ns >= recording.threshold_ns and not semconv.is_switched(span.attributes)
+            return duration_ns >= recording.threshold_ns and not semconv.is_switched(span_fields.own_attributes(span))
         attributes = attributes_of(span)
         http = semconv.read_http(attributes)
         if not self._selection.selects(http, attributes):
             return False
-        threshold_ns = self._trigger.threshold_ns(http, name_of(span))
+        threshold_ns = self._trigger.threshold_ns(http, span_fields.name_of(span))
         if duration_ns < threshold_ns:
             return False
         self._link(recording, span, http, threshold_ns)
@@ -132,7 +133,7 @@ class Judge:
         _write(span, {semconv.PROFILE_DROPPED: NOT_SELECTED})
         if recording.told and recording.trace is not None:
             with recording.trace.lock:
-                partial = self.freeze(recording, span, duration_ns)
+                partial = _freeze(recording, span, duration_ns, recording.lost)
             self._delivery.submit(partial._replace(withdrawn=True))
 
     def _link(self, recording: Recording, span: Span, http: HttpFacts, threshold_ns: int) -> None:
@@ -140,7 +141,7 @@ class Judge:
         if recording.threshold_ns is None:
             recording.id = f"{self._ids.getrandbits(64):016x}"
             # What may be a URL's query in the span's name is not for the names of files, nor for the log.
-            name = name_of(span).partition("?")[0]
+            name = span_fields.name_of(span).partition("?")[0]
             endpoint = semconv.endpoint(http.method, http.route or http.path, name)
             recording.name = report_name(recording.start_ns, endpoint, recording.id)
             recording.kept = self._report_limit.admits(endpoint)
@@ -148,48 +149,6 @@ class Judge:
                 self._counters.drop(Drop.REPORT_LIMIT, detail=endpoint)
         recording.threshold_ns = threshold_ns
         _write(span, link_attributes(self._settings, recording))
-
-    def freeze(
-        self,
-        recording: Recording,
-        span: Span,
-        duration_ns: int,
-        session: Session | None = None,
-        *,
-        running: bool = False,
-    ) -> Finished:
-        """Return what is left of a recording, for the delivery thread. Its trace's lock is held, or it is closed.
-
-        Args:
-            recording: One that is slow.
-            span: Its span.
-            duration_ns: How long it took, or has been taking.
-            session: What the inline engine saw.
-            running: Whether the request goes on.
-        """
-        trace = recording.trace
-        cpu_time_ns = trace.cpu_time_ns() if trace is not None else None
-        if cpu_time_ns is not None:
-            # An explicit end time can make the span shorter than it was.
-            cpu_time_ns = min(cpu_time_ns, duration_ns)
-        return Finished(
-            id=recording.id,
-            name=recording.name,
-            running=running,
-            span=span,
-            start_ns=recording.start_ns,
-            duration_ns=duration_ns,
-            threshold_ns=recording.threshold_ns or 0,
-            cpu_time_ns=cpu_time_ns,
-            native_id=recording.carrier.native_id,
-            thread_name=recording.thread_name,
-            ready_is_known=not is_greenlet(recording.carrier),
-            lost=recording.lost,
-            data=trace.snapshot() if trace is not None else None,
-            kept=recording.kept,
-            session=session,
-            inside=self._children.ended(span),
-        )
 
     # -- On the sampler's thread.
 
@@ -208,7 +167,7 @@ class Judge:
             return
         attributes = attributes_of(span)
         http = semconv.read_http(attributes)
-        threshold_ns = self._trigger.threshold_ns(http, name_of(span))
+        threshold_ns = self._trigger.threshold_ns(http, span_fields.name_of(span))
         if age_ns < threshold_ns:
             return
         if not self._selection.selects(http, attributes):
@@ -229,8 +188,49 @@ class Judge:
             if not recording.ended:
                 recording.told = True
                 # Under the lock, so that the final profile, which replaces this one, comes after it.
-                self._delivery.submit(self.freeze(recording, span, age_ns, running=True))
+                inside = self._children.ended(span)
+                partial = _freeze(recording, span, age_ns, recording.lost, inside)
+                self._delivery.submit(partial._replace(running=True))
         return True
+
+
+def _freeze(
+    recording: Recording,
+    span: Span,
+    duration_ns: int,
+    lost: Lost | None,
+    inside: EndedSpans | None = None,
+    session: Session | None = None,
+) -> Finished:
+    """Return what is left of a recording, or what there is so far. Its trace is closed, or the lock of that is held.
+
+    Args:
+        recording: One that is slow.
+        span: Its span.
+        duration_ns: How long it took, or has been taking.
+        lost: Why nothing more was seen of it.
+        inside: The spans that have ended in its trace.
+        session: What the inline engine saw.
+    """
+    trace = recording.trace
+    return Finished(
+        id=recording.id,
+        name=recording.name,
+        running=False,
+        span=span,
+        start_ns=recording.start_ns,
+        duration_ns=duration_ns,
+        threshold_ns=recording.threshold_ns or 0,
+        cpu_time_ns=trace.cpu_time_ns(duration_ns) if trace is not None else None,
+        native_id=recording.carrier.native_id,
+        thread_name=recording.thread_name,
+        ready_is_known=not is_greenlet(recording.carrier),
+        lost=lost,
+        data=trace.snapshot() if trace is not None else None,
+        kept=recording.kept,
+        session=session,
+        inside=inside,
+    )
 
 
 def _write(span: Span, attributes: SpanAttributes) -> bool:

@@ -88,9 +88,9 @@ class HttpFacts(NamedTuple):
         return self.scheme in {"ws", "wss"} or self.status_code == _SWITCHING_PROTOCOLS
 
 
-def is_switched(attributes: Attributes | None) -> bool:
+def is_switched(attributes: Attributes) -> bool:
     """Return whether the answer was to go on as a websocket: what only the end of a span can tell."""
-    return attributes is not None and _whole(attributes, *_STATUS_CODE) == _SWITCHING_PROTOCOLS
+    return _whole(attributes, *_STATUS_CODE) == _SWITCHING_PROTOCOLS
 
 
 def read_http(attributes: Attributes) -> HttpFacts:

@@ -10,9 +10,11 @@ from slowspan.delivery.naming import report_link
 from slowspan.report.summary import format_share
 
 if TYPE_CHECKING:
+    from pyinstrument.session import Session
+
     from slowspan.config import Settings
-    from slowspan.recording.finished import Finished
     from slowspan.recording.recording import Recording
+    from slowspan.recording.trace import Trace
 
 NOT_SELECTED = "not_selected"
 """In the place of a loss's name: what was known only at the request's end has left it out, or raised its threshold."""
@@ -43,26 +45,28 @@ def link_attributes(settings: Settings, recording: Recording) -> SpanAttributes:
     return attributes
 
 
-def profile_attributes(recording: Recording, finished: Finished) -> SpanAttributes:
+def profile_attributes(trace: Trace | None, duration_ns: int, session: Session | None = None) -> SpanAttributes:
     """Return what a profile says in short. Runs on the request's thread, at its end.
 
     Args:
-        recording: The recording, closed.
-        finished: What is left of it.
+        trace: What the sampler has seen, closed.
+        duration_ns: How long the request took.
+        session: What the inline engine saw.
     """
-    attributes: SpanAttributes = {semconv.SAMPLES: finished.sample_count}
-    trace = recording.trace
-    if trace is not None and finished.cpu_time_ns is not None:
-        rest_ns = max(min(trace.seen_ns, finished.duration_ns) - finished.cpu_time_ns, 0)
+    sample_count = trace.sample_count if trace is not None else 0
+    attributes: SpanAttributes = {semconv.SAMPLES: sample_count if session is None else len(session.frame_records)}
+    if trace is None:
+        return attributes
+    cpu_ns = trace.cpu_time_ns(duration_ns)
+    if cpu_ns is not None:
+        rest_ns = max(min(trace.seen_ns, duration_ns) - cpu_ns, 0)
         ready_ns = min(trace.ready_ns, rest_ns)
-        unknown_ns = max(finished.duration_ns - finished.cpu_time_ns - rest_ns, 0)
-        attributes[semconv.CPU_TIME] = finished.cpu_time_ns / 1e9
+        attributes[semconv.CPU_TIME] = cpu_ns / 1e9
         attributes[semconv.WAITING_TIME] = (rest_ns - ready_ns) / 1e9
         attributes[semconv.READY_TIME] = ready_ns / 1e9
-        attributes[semconv.UNKNOWN_TIME] = unknown_ns / 1e9
-    if trace is not None and finished.duration_ns:
+        attributes[semconv.UNKNOWN_TIME] = max(duration_ns - cpu_ns - rest_ns, 0) / 1e9
+    if duration_ns:
         attributes[semconv.HOT_FRAMES] = [
-            f"{format_share(leaf.wall_ns / finished.duration_ns)} {leaf.place}"
-            for leaf in trace.hot_lines.hottest(HOT_FRAMES)
+            f"{format_share(wall_ns / duration_ns)} {place}" for place, wall_ns in trace.hot_lines.hottest(HOT_FRAMES)
         ]
     return attributes

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind
 from opentelemetry.trace.span import INVALID_SPAN_CONTEXT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from opentelemetry.util.types import AttributeValue
 
     Method = TypeVar("Method", bound=Callable[..., None])
 
@@ -37,6 +39,12 @@ def reads_fields(method: Method) -> Method:
         code = method.__code__
         method.__code__ = code.replace(co_names=tuple(moved.get(name, name) for name in code.co_names))
     return method
+
+
+def own_attributes(span: ReadableSpan) -> Mapping[str, AttributeValue]:
+    """Return a copy of a span's attributes: asked for what it lacks, the SDK's own mapping takes ten times as long."""
+    attributes: Any = span.attributes
+    return attributes.copy() if attributes is not None else {}
 
 
 def name_of(span: ReadableSpan) -> str:

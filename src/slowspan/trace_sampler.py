@@ -16,6 +16,8 @@ from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER, OTEL_TR
 from opentelemetry.sdk.trace.sampling import Decision, ParentBasedTraceIdRatio, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, TraceState
 
+from slowspan import span_fields
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -94,7 +96,7 @@ class _StateWithAttributes(TraceState):
 
 def attributes_of(span: ReadableSpan) -> Mapping[str, AttributeValue]:
     """Return a span's attributes, with those that :class:`RecordUnsampled` has kept for it. Any thread."""
-    own = span.attributes or {}
+    own = span_fields.own_attributes(span)
     context = span.context
     if context is None or not isinstance(context.trace_state, _StateWithAttributes):
         return own

@@ -111,7 +111,7 @@ class Delivery(Generic[F]):
         self._compress = compress
         self._clock = clock
         self._receivers: _Receivers | None = None
-        self._intake: DeliveryQueue[F] = DeliveryQueue(
+        self._intake: DeliveryQueue[Callable[[], F]] = DeliveryQueue(
             self._deliver, name="slowspan-delivery", size=settings.queue_size, counters=counters, tick=self._tick
         )
         call_after_fork(self._forget_receivers)
@@ -126,7 +126,16 @@ class Delivery(Generic[F]):
 
     def submit(self, finished: F) -> None:
         """Queue a finished or partial recording. On any thread: microseconds, never blocks, never raises."""
-        self._intake.put(finished.id, finished)
+        self.submit_later(finished.id, lambda: finished)
+
+    def submit_later(self, id: str, finish: Callable[[], F]) -> None:
+        """Queue a recording that has yet to be put together. As ``submit``.
+
+        Args:
+            id: The profile's.
+            finish: Returns the finished recording; called on the delivery thread.
+        """
+        self._intake.put(id, finish)
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Wait until everything submitted has been delivered or has failed.
@@ -195,8 +204,9 @@ class Delivery(Generic[F]):
             clock=self._clock,
         )
 
-    def _deliver(self, finished: F) -> None:
+    def _deliver(self, finish: Callable[[], F]) -> None:
         receivers = self._prepare()
+        finished = finish()
         if finished.withdrawn:
             for lane in receivers.lanes:
                 lane.withdraw(finished.id, finished.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from slowspan.recording.stacks import is_wrapper, line_before, place
 from slowspan.recording.synthetic import HELD_THE_LOOP
@@ -16,15 +16,6 @@ HOT_CANDIDATES = 8
 """Leaf lines that are kept sorted while sampling, so that the end of a span need not sort them."""
 
 
-class HotLeaf(NamedTuple):
-    """The own time of one line: where the innermost frame was."""
-
-    code: CodeType
-    wall_ns: int
-    place: str
-    """What people call the line: made while sampling, so that the end of a span need not make it."""
-
-
 class HotLines:
     """Own time by line. Not thread-safe: the trace's lock guards it."""
 
@@ -33,6 +24,7 @@ class HotLines:
         self._indexes: dict[int, int] = {}
         self._wall: list[int] = []
         self._hot: list[int] = []
+        # What people call the lines: made while sampling, so that the end of a span need not make it.
         self._places: dict[int, str] = {}
         # By file: a text's hash is kept with it.
         self._wrapping: dict[str, bool] = {}
@@ -82,10 +74,10 @@ class HotLines:
             if leaf not in self._hot:
                 self._rank(leaf)
 
-    def hottest(self, limit: int) -> list[HotLeaf]:
-        """Return the lines with most own time, hottest first."""
-        hottest = sorted(self._hot, key=self._wall.__getitem__, reverse=True)[:limit]
-        return [HotLeaf(self._leaves[leaf][0], self._wall[leaf], self._places[leaf]) for leaf in hottest]
+    def hottest(self, limit: int) -> list[tuple[str, int]]:
+        """Return the lines with most own time, hottest first: what people call each of them, and its nanoseconds."""
+        wall, places = self._wall, self._places
+        return [(places[leaf], wall[leaf]) for leaf in sorted(self._hot, key=wall.__getitem__, reverse=True)[:limit]]
 
     def _rank(self, leaf: int) -> None:
         if leaf not in self._places:

@@ -130,11 +130,15 @@ class Trace:
         # The innermost node that all stacks since the last computing sample share.
         self._anchor = ROOT
 
-    def cpu_time_ns(self) -> int | None:
-        """Return the CPU time of the request's thread from the first sample to the last one or the end, if known."""
+    def cpu_time_ns(self, duration_ns: int) -> int | None:
+        """Return the CPU time of the request from the first sample to the last one or the end, if known.
+
+        Args:
+            duration_ns: The most it can be: an explicit end time can make a span shorter than it was.
+        """
         if self._first_cpu_ns is None or self._last_cpu_ns is None:
             return None
-        return self._last_cpu_ns - self._first_cpu_ns
+        return min(self._last_cpu_ns - self._first_cpu_ns, duration_ns)
 
     @property
     def seen_ns(self) -> int:
@@ -174,8 +178,8 @@ class Trace:
             held: Whether the innermost frames are of somebody else, who holds the event loop.
         """
         node = self._table.intern(flat)
-        wall, active, cpu = self._gap(at_ns, accounts)
-        queued = accounts is not None and accounts.queued
+        cpu_ns, delay_ns, queued = accounts or (None, 0, False)
+        wall, active, cpu = self._gap(at_ns, cpu_ns, delay_ns)
         in_queue = 0
         if self._nodes:
             in_queue = self._share_queue(wall - active, queued=queued)
@@ -215,8 +219,7 @@ class Trace:
         if not self._nodes:
             self.before_first_ns = max(duration_ns, 0)
             return
-        accounts = None if cpu_ns is None else Accounts(cpu_ns)
-        wall, active, cpu = self._gap(max(duration_ns, self._last_at_ns), accounts)
+        wall, active, cpu = self._gap(max(duration_ns, self._last_at_ns), cpu_ns)
         in_queue = self._share_queue(wall - active, queued=False)
         self._computing.add(active, cpu, wall)
         self._waiting.add(wall - active - in_queue * self._was_queued, 0, wall)
@@ -239,18 +242,18 @@ class Trace:
             self.sample_count,
         )
 
-    def _gap(self, at_ns: int, accounts: Accounts | None) -> tuple[int, int, int]:
+    def _gap(self, at_ns: int, cpu_ns: int | None, delay_ns: int = 0) -> tuple[int, int, int]:
         """Return the time since the last sample, and the parts in which the thread was active and computed."""
         wall = max(at_ns - self._last_at_ns, 0)
         self._last_at_ns = at_ns
-        if accounts is None:
+        if cpu_ns is None:
             return wall, 0, 0
         if self._last_cpu_ns is None:
-            self._first_cpu_ns = self._last_cpu_ns = accounts.cpu_ns
+            self._first_cpu_ns = self._last_cpu_ns = cpu_ns
             return wall, 0, 0
-        cpu = min(max(accounts.cpu_ns - self._last_cpu_ns, 0), wall)
-        self._last_cpu_ns = accounts.cpu_ns
-        return wall, min(cpu + accounts.delay_ns, wall), cpu
+        cpu = min(max(cpu_ns - self._last_cpu_ns, 0), wall)
+        self._last_cpu_ns = cpu_ns
+        return wall, min(cpu + delay_ns, wall), cpu
 
     def _share_queue(self, rest_ns: int, *, queued: bool) -> int:
         """Take of a gap's time what was spent in the queue for the interpreter lock; give the last sample its part.
