@@ -29,6 +29,7 @@ BENCHMARKS = {
     "functions": "function_call",
     "asyncio": "uvicorn_request",
     "gevent": "gevent_request",
+    "served": "served_request",
     "unsampled": "unsampled",
     "import": "imports",
     "end": "end_of_request",
