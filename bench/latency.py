@@ -17,10 +17,13 @@ wants the interpreter lock. Two questions, because no single experiment answers 
 
 Controls and slowspan each have a process of their own, and work in turn, in random order. A slice ends when
 the last report is written, so CPU time includes it; children's CPU time, at nice 10 on whatever core is
-free, is shown beside it. While the controls work slowspan saves up budget, so it samples at its full rate
-here; under lasting load it would use less. The CPU time of slowspan's own threads is part of what it adds
-to the process's, and read from their own clocks it is exact on the noisiest machine: so it has the same
-target. Linux only.
+free, is shown beside it.
+
+The CPU time of slowspan's own threads is part of what it adds to the process's, and read from their own clocks it is
+exact on the noisiest machine: so it has the same target. It is measured apart, under lasting load, one request after
+the other for as long again as the sampler's budget is an average over, with the limit on reports as it is by default
+and reached. In the slices it is larger, and shown: while the controls work slowspan saves up what it may use, as it
+does in a process with a slow request now and then. Linux only.
 """
 
 from __future__ import annotations
@@ -55,6 +58,10 @@ LIMIT = 60
 LONG_REQUEST = 1.2
 """Seconds."""
 
+LASTING = 10
+"""Seconds after which nothing is left of what the sampler may have saved up: ``recording.budget.WINDOW_NS``, which
+controls must not import."""
+
 Slice = dict[str, Any]
 Round = dict[str, Slice]
 
@@ -80,6 +87,11 @@ class Case:
     @property
     def copies(self) -> tuple[str, ...]:
         return COPIES if self.long else (*COPIES, LIMITED)
+
+    @property
+    def busy(self) -> str:
+        """Of which copy the CPU time counts."""
+        return "slowspan" if self.long else LIMITED
 
     @property
     def name(self) -> str:
@@ -129,6 +141,30 @@ class Slices:
             "children": _cpu_of_children() - children,
         }
 
+    def last(self, times: int) -> list[float]:
+        """Let the threads send requests without a pause; return the share of slowspan's threads, in percent.
+
+        One value for each second after those in which the sampler may use what it has saved up.
+        """
+        over = threading.Event()
+
+        def send() -> None:
+            while not over.is_set():
+                self._client.get(self._path, f"times={times}")
+
+        sent = [self._pool.submit(send) for _ in range(self._threads)]
+        time.sleep(LASTING)
+        shares = []
+        for _ in range(LASTING):
+            cpu, own = time.process_time_ns(), _cpu_of_slowspan()
+            time.sleep(1)
+            shares.append(100 * (_cpu_of_slowspan() - own) / (time.process_time_ns() - cpu))
+        over.set()
+        for future in sent:
+            future.result()
+        self._provider.force_flush()
+        return shares
+
     def check(self, slow: int, reports: int, pages: int) -> None:
         """Make sure that what was to be measured did happen.
 
@@ -145,10 +181,12 @@ class Slices:
 def measure(options: Options) -> Iterator[Figure]:
     """Measure median and p99 latency in and beyond the control's, and CPU time, of every case."""
     for case in CASES:
-        yield from _figures(case, _run_case(case, options), options)
+        rounds, times = _run_case(case, options)
+        yield from _figures(case, rounds, options)
+        yield from _figures_of_lasting_load(case, times, options)
 
 
-def _run_case(case: Case, options: Options) -> list[Round]:
+def _run_case(case: Case, options: Options) -> tuple[list[Round], int]:
     rng = random.Random(0)
     rounds = []
     with ExitStack() as stack:
@@ -177,7 +215,7 @@ def _run_case(case: Case, options: Options) -> list[Round]:
         workers["slowspan"].call("check", slow=sent, reports=sent, pages=sent if case.long else 0)
         if not case.long:
             workers[LIMITED].call("check", slow=sent, reports=LIMIT, pages=0)
-    return rounds
+    return rounds, times
 
 
 def _times(case: Case, control: Worker) -> int:
@@ -187,13 +225,27 @@ def _times(case: Case, control: Worker) -> int:
     return max(1, round(LONG_REQUEST / control.call("warm_up", times=1)))
 
 
+def _figures_of_lasting_load(case: Case, times: int, options: Options) -> Iterator[Figure]:
+    for copy, note, target in ((LIMITED, "", 2.0), ("slowspan", ", without the limit on reports", None)):
+        with Worker("bench.latency:Slices", path=case.path, threads=case.threads, copy=copy, long=case.long) as worker:
+            worker.call("warm_up", times=times)
+            if copy == LIMITED:
+                # Until no more reports are kept.
+                worker.call("run", requests=LIMIT // case.threads + 1, times=times)
+            shares = worker.call("last", times=times)
+        value = median_interval(shares, options.confidence)
+        yield Figure(f"{case.name}: CPU time of slowspan's threads under lasting load{note}", "%", value, target)
+
+
 def _figures(case: Case, rounds: list[Round], options: Options) -> Iterator[Figure]:
     def median_of(name: str, what: str) -> Interval:
         values = [_relative(one[name], one["control"], what) for one in rounds]
         return median_interval(values, options.confidence)
 
-    busy = "slowspan" if case.long else LIMITED
-    for what, label, copy in (("latencies", "median latency", "slowspan"), ("cpu", "CPU time of the process", busy)):
+    for what, label, copy in (
+        ("latencies", "median latency", "slowspan"),
+        ("cpu", "CPU time of the process", case.busy),
+    ):
         yield Figure(
             name=f"{case.name}: {label}",
             unit="%",
@@ -212,11 +264,10 @@ def _figures(case: Case, rounds: list[Round], options: Options) -> Iterator[Figu
         target=None if case.long else 1.0,
         control=p99_of("second control"),
     )
-    for what, label, target in (("own", "slowspan's threads", 2.0), ("children", "rendering children", None)):
+    for what, label in (("own", "slowspan's threads"), ("children", "rendering children")):
         if case.long or what == "own":
-            shares = [100 * one[busy][what] / one[busy]["cpu"] for one in rounds]
-            value = median_interval(shares, options.confidence)
-            yield Figure(f"{case.name}: CPU time of {label}", "%", value, target)
+            shares = [100 * one[case.busy][what] / one[case.busy]["cpu"] for one in rounds]
+            yield Figure(f"{case.name}: CPU time of {label}", "%", median_interval(shares, options.confidence))
     if not case.long:
         shares = [100 * one["slowspan"]["own"] / one["slowspan"]["cpu"] for one in rounds]
         value = median_interval(shares, options.confidence)
