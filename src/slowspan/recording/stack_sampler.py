@@ -306,7 +306,8 @@ class StackSampler:
         self._switching.measure(young + len(self.late))
         if self.late:
             self._switching.update()
-            give_up_reused_threads(self.late, [watcher.young for watcher in watchers])
+            if young + len(self.late) > 1:
+                give_up_reused_threads(self.late, [watcher.young for watcher in watchers])
             stride = prune_late(self.late, now)
             clock = time.perf_counter_ns()
             if clock >= self._sample_at_ns or len(self.late) > known:
