@@ -5,8 +5,8 @@ Controls end a span of the same provider without slowspan.
 
 - *fed*: requests of 10 s whose 1 000 samples were fed into them; many, so that the figure is exact;
 - *real*: a request that does run for 10 s (2 s when quick) on a stack of that depth while the sampler looks
-  at it, and then ends. Several at once, so there is a bit of everything: caches gone cold, the interpreter
-  lock taken, the sampler at work. The control's requests do the same with a provider without slowspan;
+  at it, and then ends. Alone, with the caches gone cold in the meantime, and eight at once, so that the interpreter
+  lock is taken and the sampler at work as well. The control's requests do the same with a provider without slowspan;
 - *first*: the first slow request of a process, which meets cold code. It is one of many only in a process
   that is seldom slow.
 """
@@ -18,6 +18,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any
 
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
@@ -40,7 +41,8 @@ TARGET = 200.0
 
 REAL = ("control", "slowspan")
 
-REAL_AT_ONCE = 8
+REAL_AT_ONCE = {1: 8, 8: 3}
+"""Requests at the same time, and how often."""
 
 ATTRIBUTES: dict[str, str | int] = {
     "http.method": "GET",
@@ -73,12 +75,12 @@ class Ends:
             self._providers[1].force_flush()
         return rounds
 
-    def real(self, name: str, depth: int, seconds: float) -> list[float]:
+    def real(self, name: str, depth: int, seconds: float, at_once: int) -> list[float]:
         """Return the microseconds that ``span.end()`` took of requests that run at the same time."""
         took: list[float] = []
         threads = [
             threading.Thread(target=self._request, args=(name, depth, seconds + 0.05 * number, number, took))
-            for number in range(REAL_AT_ONCE)
+            for number in range(at_once)
         ]
         for thread in threads:
             thread.start()
@@ -126,16 +128,18 @@ def measure(options: Options) -> Iterator[Figure]:
             target=TARGET,
             control=median_interval([one["second control"] - one["control"] for one in rounds], options.confidence),
         )
-    seconds, repeats = (2.0, 3) if options.quick else (10.0, 3)
-    for depth in DEPTHS:
+    seconds = 2.0 if options.quick else 10.0
+    for depth, (at_once, repeats) in product(DEPTHS, REAL_AT_ONCE.items()):
         # One after the other in one process: where its objects lie in memory makes a difference of its own.
         rounds: list[dict[str, list[float]]] = []
         with Worker("bench.end_of_request:Ends") as worker:
             for _ in range(repeats):
-                rounds.append({name: worker.call("real", name=name, depth=depth, seconds=seconds) for name in REAL})
-        took = [{name: one[name][n] for name in REAL} for one in rounds for n in range(REAL_AT_ONCE)]
+                arguments = {"depth": depth, "seconds": seconds, "at_once": at_once}
+                rounds.append({name: worker.call("real", name=name, **arguments) for name in REAL})
+        took = [{name: one[name][n] for name in REAL} for one in rounds for n in range(at_once)]
         value = bootstrap_interval(took, _median_added, options.confidence)
-        yield Figure(f"end of a {seconds:g} s request, {depth} frames deep, real", "µs", value, TARGET)
+        company = "alone" if at_once == 1 else f"{at_once} at once"
+        yield Figure(f"end of a {seconds:g} s request, {depth} frames deep, real, {company}", "µs", value, TARGET)
     first = []
     for _ in range(8 if options.quick else 20):
         with Worker("bench.end_of_request:Ends") as worker:
