@@ -292,6 +292,23 @@ def test_samples_late_recordings_only(sampler: StackSampler) -> None:
         assert len(watcher.young) == 1
 
 
+def test_looks_for_new_requests_no_more_often_than_for_samples(sampler: StackSampler) -> None:
+    """Thresholds of a few milliseconds do not wake it each millisecond; a request that it knows has its time."""
+    watcher = watch(sampler, start_after_ns=MS, interval_ns=20 * MS)
+    sampler._linger_until_ns = time.perf_counter_ns() + 60_000 * MS
+    assert sampler._tick() == 20 * MS
+    span = FakeSpan()
+    recording = watcher.recordings[id(span)] = Recording(watcher, span, this_thread())
+    watcher.young[span] = span, this_thread(), [], span.context
+    span.start_time += 3 * MS
+    assert sampler._tick() <= 4 * MS
+    span.start_time -= 5 * MS
+    assert 10 * MS <= sampler._tick() <= 20 * MS
+    assert list(sampler.late) == [recording]
+    end(recording)
+    sampler._tick()
+
+
 def test_jitter(sampler: StackSampler) -> None:
     """The sleeps between samples differ, between half and one and a half of the interval."""
     watcher = watch(sampler, interval_ns=20 * MS, start_after_ns=1_000 * MS)

@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     """Recordings that are being sampled, in the order in which they became late."""
 
 
-def collect_late(late: Late, watchers: Iterable[Watcher], now: int, start_after_ns: int) -> tuple[int, int]:
+def collect_late(late: Late, watchers: Iterable[Watcher], now: int, longest_ns: int) -> tuple[int, int]:
     """Add requests that have become late.
 
     Args:
         late: Where to.
         watchers: Whose requests.
         now: Unix time in nanoseconds.
-        start_after_ns: The least age at which any of these takes a request for late.
+        longest_ns: For how long nobody needs to look, if none of the requests of now becomes late before.
 
     Returns:
-        The nanoseconds until the next request becomes late, and for how long the first of those that did so has been.
+        The nanoseconds until the next look, and for how long the first of those that have become late has been.
     """
-    next_due = start_after_ns
+    next_due = longest_ns
     overdue = 0
     for watcher in watchers:
         # Not its items: a collection amid them, which 3.10 and 3.11 allow, can let a request start or end.

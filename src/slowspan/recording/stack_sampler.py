@@ -298,7 +298,9 @@ class StackSampler:
         now = time.time_ns()
         watchers = self._all_watchers()
         known = len(self.late)
-        next_due_ns, overdue_ns = collect_late(self.late, watchers, now, self._start_after_ns)
+        # A request that starts right after this look is late at the next one, or was so for less than an interval.
+        longest_ns = max(self._start_after_ns, self._interval_ns)
+        next_due_ns, overdue_ns = collect_late(self.late, watchers, now, longest_ns)
         if overdue_ns > self._patience_ns:
             self.beware()
         young = self._young_count()
@@ -312,7 +314,7 @@ class StackSampler:
             clock = time.perf_counter_ns()
             if clock >= self._sample_at_ns or len(self.late) > known:
                 self._sample_at_ns = clock + self._sample(stride)
-            # It also wakes up for requests that become late before that, of which the first may come at any time.
+            # It also wakes up for requests that become late before that.
             return min(max(self._sample_at_ns - clock, 0), next_due_ns)
         self._switching.restore()
         clock = time.perf_counter_ns()
