@@ -295,6 +295,17 @@ def test_an_end_that_is_under_way_when_the_request_becomes_late(young_shop: Watc
     assert young_shop.processor.status().drops == {}
 
 
+def test_an_end_that_is_over_when_the_sampler_has_found_its_recording(young_shop: Watched) -> None:
+    """Nothing is left of a trace that the sampler keeps children's spans for a moment too late."""
+    watching = young_shop.processor._watcher
+    span = young_shop.start()
+    ((key, young),) = watching.young.items()
+    watching._spans.record(span, young[1])
+    span.end()
+    assert watching._spans.move_on(key, young) is None
+    assert watching._spans.recordings == watching.young == watching.children.running == watching.children.traces == {}
+
+
 def test_both_threads_make_the_recording_at_once(young_shop: Watched) -> None:
     """The request's thread and the sampler's get the same one, whoever began first."""
     spans = young_shop.processor._watcher._spans

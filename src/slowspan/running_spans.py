@@ -118,7 +118,8 @@ class RunningSpans:
     def move_on(self, key: object, young: Young) -> Recording | None:
         """Take a span from ``young``, stand in for its end, and return its recording; None when it has ended."""
         span = young[0]
-        before = self.recordings.get(id(span))
+        # The inline engine makes one at the start of a span, which is then known by itself.
+        before = self.recordings.get(id(span)) if key is span else None
         # First there, then away from here: the thread that ends the span finds it in one of the two.
         recording = self.record(span, young[1])
         if key is not span:
@@ -132,7 +133,7 @@ class RunningSpans:
                 stand_aside_if_there(span)
                 return None
         elif recording is before:
-            return None  # Of the inline engine: the end that is under way has its profiler to stop.
+            return None  # The end that is under way has its profiler to stop.
         self.forget(span)
         return None
 
