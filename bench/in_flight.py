@@ -9,18 +9,16 @@ the others are watched as well, but not looked at.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind
 
 from bench.estimates import Interval
-from bench.figures import HANDICAP_VARIABLE, Figure, Options
+from bench.figures import Figure, Options
 from bench.workers import Worker
 
 COPIES = ("control", "second control", "slowspan")
@@ -138,7 +136,6 @@ def _share(copy: str, kind: str, count: int, seconds: float) -> float:
 
 def _processor() -> SpanProcessor:
     # Imported here because controls must not import it, and gevent patches before it is imported.
-    from bench.processors import silent_processor
+    from bench.processors import greedy, silent_processor
 
-    handicap: dict[str, Any] = {"overhead_budget": 1, "interval": 0.001} if os.environ.get(HANDICAP_VARIABLE) else {}
-    return silent_processor(**handicap)
+    return silent_processor(**greedy())

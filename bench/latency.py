@@ -309,8 +309,8 @@ def _cpu_of_children() -> int:
 
 def _processor(directory: str, long: bool, **limits: int) -> Any:
     # Imported here because controls must not import it.
-    from bench.processors import default_processor, silent_processor
+    from bench.processors import default_processor, greedy, silent_processor
 
     if long:
-        return default_processor(threshold=0.5, report_dir=directory, **limits)
-    return silent_processor(threshold=0.01, **limits)
+        return default_processor(threshold=0.5, report_dir=directory, **limits, **greedy())
+    return silent_processor(threshold=0.01, **limits, **greedy())

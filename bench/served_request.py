@@ -20,8 +20,6 @@ from bench.figures import Figure, Options
 
 # Imports of what uses threads and sockets stand in functions: gevent has to come before them.
 
-Costs = dict[str, float]
-
 _CLIENT = """
 import socket, sys
 orders = socket.socket(fileno=int(sys.argv[1]))
@@ -81,7 +79,7 @@ class UnderUvicorn:
 
         self._copies = Copies({name: slices_of(copy) for name, copy in apps.items()})
 
-    def run(self, rounds: int) -> list[Costs]:
+    def run(self, rounds: int) -> list[dict[str, float]]:
         """Return what a request costs, for each round."""
         return self._copies.run(rounds)
 
@@ -115,7 +113,7 @@ class UnderGevent:
 
         self._copies = Copies({name: partial(cpu_of_slice, app) for name, app in apps.items()})
 
-    def run(self, rounds: int) -> list[Costs]:
+    def run(self, rounds: int) -> list[dict[str, float]]:
         """Return what a request costs, for each round."""
         return self._copies.run(rounds)
 
