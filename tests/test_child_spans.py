@@ -578,7 +578,7 @@ def test_a_sample_in_a_span_that_is_not_there_is_refused() -> None:
 
 
 def test_reading_many_spans_lets_other_threads_run(site: Watched) -> None:
-    """The delivery thread pauses between slices, however many spans there are."""
+    """The delivery thread can pause after each span, however many there are."""
     from slowspan.recording.span_tree import read_tree
     from slowspan.redaction import secret_names
 
@@ -592,5 +592,5 @@ def test_reading_many_spans_lets_other_threads_run(site: Watched) -> None:
     pauses: list[None] = []
     tree = read_tree(finished, secret_names(()), pause=lambda: pauses.append(None))
     assert len(tree.spans) == 100
-    assert len(pauses) == 10
+    assert len(pauses) == 100
     request.end()

@@ -20,7 +20,7 @@ from slowspan.recording.profile import read_profile
 from slowspan.report import render_child, renderer
 from slowspan.report.html import render_page
 from slowspan.report.renderer import RETRY_AFTER, ChildRenderer, RenderError, find_python
-from slowspan.report.stored import SLICE, compress_profile
+from slowspan.report.stored import compress_profile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,12 +57,10 @@ def test_the_child_renders_the_same_page_as_this_process() -> None:
 
 
 @pytest.fixture
-def no_lasting_change(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Keep this process's priority and recursion limit; tell what priority the child asks for."""
-    niceness: list[int] = []
-    monkeypatch.setattr(os, "nice", niceness.append, raising=False)
+def no_lasting_change() -> Iterator[None]:
+    """Keep this process's recursion limit."""
     limit = sys.getrecursionlimit()
-    yield niceness
+    yield
     sys.setrecursionlimit(limit)
 
 
@@ -75,15 +73,28 @@ def run_main(monkeypatch: pytest.MonkeyPatch, request: bytes) -> bytes:
     return written.getvalue()
 
 
-def test_the_entry_point_renders_at_low_priority(monkeypatch: pytest.MonkeyPatch, no_lasting_change: list[int]) -> None:
-    """Before anything else the child steps back behind the requests."""
+@pytest.mark.usefixtures("no_lasting_change")
+def test_the_entry_point_renders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the child runs turns a request on its input into a page on its output."""
     page = run_main(monkeypatch, b'{"trace_url": null}\n' + compress_profile(make_profile()))
     assert page.decode() == render_page(make_profile())
-    assert no_lasting_change == [10]
 
 
+@pytest.mark.skipif(not hasattr(os, "nice"), reason="the child is started with its priority on this system")
+def test_the_child_steps_back_before_it_imports_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a low priority from its first line on: its imports take as long as the rendering."""
+    package = tmp_path / "slowspan" / "report"
+    package.mkdir(parents=True)
+    (package / "render_child.py").write_text("import os\nniceness = os.nice(0)\ndef main():\n    print(niceness)\n")
+    monkeypatch.setattr(renderer, "_import_path", lambda: (str(tmp_path),))
+    with renderer._start(find_python()) as process:
+        printed, _ = process.communicate(timeout=60)
+    assert int(printed) == min(os.nice(0) + renderer.NICENESS, 19)
+
+
+@pytest.mark.usefixtures("no_lasting_change")
 def test_the_entry_point_tells_what_is_wrong_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, no_lasting_change: list[int], capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A profile that cannot be rendered gives a reason and an exit status of its own, no traceback."""
     with pytest.raises(SystemExit) as caught:
@@ -253,13 +264,9 @@ def test_the_stored_profile_depends_on_nothing_but_the_profile() -> None:
 
 
 def test_other_threads_may_run_between_slices() -> None:
-    """A long profile is written with pauses, a short one at once: it takes less time than a pause costs."""
+    """However long a profile is, there can be a pause at each hundred rows."""
     pauses: list[None] = []
     records = default_records()
     profile = make_profile([records[turn % len(records)] for turn in range(5000)])
     compress_profile(profile, pause=lambda: pauses.append(None))
-    length = sum(map(len, profile.json_slices()))
-    assert length / (2 * SLICE) < len(pauses) <= length / SLICE
-    pauses.clear()
-    compress_profile(make_profile(), pause=lambda: pauses.append(None))
-    assert not pauses
+    assert len(pauses) >= 5000 / 100

@@ -14,7 +14,7 @@ from slowspan.recording.finished import Finished
 from slowspan.recording.meter import Meter
 from slowspan.recording.profile import Frame, Profile
 from slowspan.recording.recording import Lost
-from slowspan.recording.resolve import SLICE, build_profile, class_name, process_facts
+from slowspan.recording.resolve import build_profile, class_name, process_facts
 from slowspan.recording.stacks import ROOT
 from slowspan.recording.trace import COMPUTING, WAITING, Accounts, Trace
 from watched import in_thread, read_stacks, wait_here
@@ -186,15 +186,15 @@ def test_class_names() -> None:
 
 
 def test_long_work_pauses() -> None:
-    """Large profiles are resolved in slices, with pauses in which the application's threads can run."""
+    """At each step of a large profile there can be a pause, in which the application's threads run."""
     trace = Trace(100_000, Meter(0, shared=False))
-    codes = [compile("pass", "app.py", "exec").replace(co_name=f"f{number}") for number in range(10 * SLICE)]
+    codes = [compile("pass", "app.py", "exec").replace(co_name=f"f{number}") for number in range(2000)]
     for number, code in enumerate(codes):
         trace.add((number + 1) * MS, Accounts(0), flat(VIEW, code), 1, WAITING)
     trace.close(len(codes) * MS, 0)
     pauses = []
     check(build(make_finished(trace, duration_ns=len(codes) * MS), pause=lambda: pauses.append(1)))
-    assert len(pauses) >= 2 * len(codes) / SLICE
+    assert len(pauses) >= 2 * len(codes)
 
 
 def test_table_that_grows_meanwhile() -> None:

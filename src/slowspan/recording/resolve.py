@@ -6,10 +6,10 @@ import os
 import platform
 import socket
 import sys
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from slowspan.breather import Breather
 from slowspan.recording.carriers import name_of_thread
 from slowspan.recording.profile import Frame, Location, ProcessFacts, Profile, Sample, Stack
 from slowspan.recording.span_groups import describe_n_plus_one, n_plus_ones
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from slowspan.recording.finished import Finished
     from slowspan.recording.profile import SpanFacts
     from slowspan.recording.trace import TraceData
-
-SLICE = 200
-"""Stacks resolved between two pauses, in which the application's threads get the interpreter lock: well below 1 ms."""
 
 N_PLUS_ONE_NOTES = 3
 """Repeated queries that are named in the notes; the report's list of spans has all of them."""
@@ -81,28 +78,31 @@ def class_name(code: CodeType) -> str | None:
 def build_profile(
     finished: Finished,
     span: SpanFacts,
-    pause: Callable[[], None] = lambda: time.sleep(0),
+    pause: Callable[[], None] | None = None,
     tree: SpanTree = SpanTree(),  # noqa: B008 - immutable
 ) -> Profile:
     """Turn a finished recording into a profile.
 
-    Resolves names and lines, in slices with pauses between them.
+    Resolves names and lines, in slices with pauses between them. The profile's samples' wall times add up to its
+    duration.
 
     Args:
         finished: The recording.
         span: The facts of its span.
-        pause: Called between two slices to let other threads run.
+        pause: Called at every step, to let other threads run now and then; a new :class:`Breather` when None.
         tree: The spans inside it.
 
     Returns:
-        The profile; its samples' wall times add up to its duration.
+        The profile.
     """
+    pause = pause or Breather()
     tables = _Tables()
     if finished.session is not None:
-        samples = _read_inline(finished, finished.session, tables)
+        samples = _read_inline(finished, finished.session, tables, pause)
     else:
         samples = _build_samples(finished, tables, pause)
     count = finished.sample_count
+    pause()
     sampled_ns = finished.duration_ns - samples[0].wall_ns if count else 0
     profile = Profile(
         id=finished.id,
@@ -125,6 +125,7 @@ def build_profile(
         spans=tree.spans,
         spans_left_out=tree.left_out,
     )
+    pause()
     named = tuple(
         describe_n_plus_one(group, at_least=bool(tree.left_out)) for group in n_plus_ones(profile)[:N_PLUS_ONE_NOTES]
     )
@@ -136,17 +137,16 @@ def _build_samples(finished: Finished, tables: _Tables, pause: Callable[[], None
     if data is None or not data.nodes:
         cpu = finished.cpu_time_ns or 0
         name = NOT_SAMPLED if finished.lost else BEFORE_FIRST_SAMPLE
-        return _fit([Sample(tables.synthetic(ROOT, name), 0, finished.duration_ns, cpu)], finished.duration_ns)
+        return [Sample(tables.synthetic(ROOT, name), 0, finished.duration_ns, cpu)]
     stacks = _resolve_nodes(data, tables, pause)
     samples = [Sample(tables.synthetic(ROOT, BEFORE_FIRST_SAMPLE), 0, data.before_first_ns, 0)]
     # A collection can end the span in the midst of a sample, of which then not every column is there.
     rows = zip(data.nodes, data.at_ns, data.wall_ns, data.cpu_ns, data.ready_ns, strict=False)
-    for row, (node, at, wall, cpu, ready) in enumerate(rows):
+    for node, at, wall, cpu, ready in rows:
         if wall:
             stack = tables.synthetic(ROOT, NOT_SAMPLED) if node == ROOT else stacks[node]
             samples.append(Sample(stack, at, wall, cpu, ready))
-        if row % SLICE == SLICE - 1:
-            pause()
+        pause()
     end = data.at_ns[-1]
     for node, (wall, cpu) in data.unseen.items():
         samples.append(Sample(tables.synthetic(stacks[node], COMPUTED_NOT_SEEN), end, wall, cpu, wall - cpu))
@@ -156,10 +156,10 @@ def _build_samples(finished: Finished, tables: _Tables, pause: Callable[[], None
     elif rest > 0 and finished.running:
         # Some of the last moments' time is given to samples only when the next ones are there.
         samples.append(Sample(samples[-1].stack, end, rest, 0))
-    return _fit(samples, finished.duration_ns)
+    return _fit(samples, finished.duration_ns, pause)
 
 
-def _read_inline(finished: Finished, session: Session, tables: _Tables) -> list[Sample]:
+def _read_inline(finished: Finished, session: Session, tables: _Tables, pause: Callable[[], None]) -> list[Sample]:
     # Imported by the inline engine already, which loaded pyinstrument.
     from slowspan.recording.session import read_session
 
@@ -172,7 +172,8 @@ def _read_inline(finished: Finished, session: Session, tables: _Tables) -> list[
             stack = tables.place(stack, frame, line)
         at_ns += wall_ns
         samples.append(Sample(stack, at_ns, wall_ns, 0))
-    return _fit(samples, finished.duration_ns)
+        pause()
+    return _fit(samples, finished.duration_ns, pause)
 
 
 def _resolve_nodes(data: TraceData, tables: _Tables, pause: Callable[[], None]) -> dict[int, int]:
@@ -181,12 +182,11 @@ def _resolve_nodes(data: TraceData, tables: _Tables, pause: Callable[[], None]) 
     for node in range(len(data.table.parents)):
         code, offset, parent = data.table.codes[node], data.table.offsets[node], data.table.parents[node]
         stacks[node] = tables.stack(stacks[parent], code, offset)
-        if node % SLICE == SLICE - 1:
-            pause()
+        pause()
     return stacks
 
 
-def _fit(samples: list[Sample], duration_ns: int) -> list[Sample]:
+def _fit(samples: list[Sample], duration_ns: int, pause: Callable[[], None]) -> list[Sample]:
     """Scale the samples to the span's own duration, which may come from other clocks or an explicit end time."""
     total = sum(sample.wall_ns for sample in samples)
     if total == duration_ns or not total:
@@ -200,6 +200,7 @@ def _fit(samples: list[Sample], duration_ns: int) -> list[Sample]:
         cpu = min(wall, sample.cpu_ns * duration_ns // total)
         ready = min(wall - cpu, sample.ready_ns * duration_ns // total)
         fitted.append(sample._replace(at_ns=min(sample.at_ns, duration_ns), wall_ns=wall, cpu_ns=cpu, ready_ns=ready))
+        pause()
     return fitted
 
 

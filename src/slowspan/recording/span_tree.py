@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from slowspan.breather import Breather
 from slowspan.recording.profile import ChildSpan, Sample
 from slowspan.recording.query_text import masked_query
 from slowspan.recording.synthetic import SYNTHETIC_FRAMES
@@ -29,9 +29,6 @@ _MAX_URL = 300
 _MAX_VALUE = 200
 _MAX_PATH = 4000
 _URL_PARAMETERS = 10
-SLICE = 10
-"""Spans read between two pauses: reading a long query takes 0.1 ms."""
-
 _SYSTEM = ("db.system.name", "db.system")
 
 _SHOWN: tuple[tuple[str, ...], ...] = (
@@ -71,15 +68,13 @@ class SpanTree(NamedTuple):
     """How many more there were."""
 
 
-def read_tree(
-    finished: Finished, secret: re.Pattern[str], pause: Callable[[], None] = lambda: time.sleep(0)
-) -> SpanTree:
+def read_tree(finished: Finished, secret: re.Pattern[str], pause: Callable[[], None] | None = None) -> SpanTree:
     """Read the ended spans inside a finished request's span.
 
     Args:
         finished: The recording.
         secret: Names of URL parameters of which the value is not shown (``secret_names``).
-        pause: Called between two slices to let other threads run.
+        pause: Called at every step, to let other threads run now and then; a new :class:`Breather` when None.
 
     Returns:
         The tree; redacted, bounded, every text safe for one line.
@@ -101,7 +96,7 @@ def read_tree(
                 continue
             above = root.span_id
         children.setdefault(above, []).append(span)
-    rows = _in_order(root.span_id, children, finished.start_ns, AttributeReader(secret), pause)
+    rows = _in_order(root.span_id, children, finished.start_ns, AttributeReader(secret), pause or Breather())
     return SpanTree(rows, ended.left_out)
 
 
@@ -129,8 +124,7 @@ def _in_order(
         )
         todo += [(len(rows), child) for child in _latest_first(children.pop(_span_id(span), []))]
         rows.append(row)
-        if len(rows) % SLICE == 0:
-            pause()
+        pause()
     return tuple(rows)
 
 

@@ -6,16 +6,12 @@ Runs without site-packages' start-up files and without OpenTelemetry.
 from __future__ import annotations
 
 import json
-import os
 import sys
 
 from slowspan.recording.profile import read_profile
 from slowspan.recording.session import RECURSION_LIMIT
 from slowspan.report.html import render_page
 from slowspan.report.renderer import CANNOT_RENDER
-
-NICENESS = 10
-"""Requests come first: a page may wait for a free moment of the machine."""
 
 
 def main() -> None:
@@ -26,8 +22,6 @@ def main() -> None:
     Raises:
         SystemExit: With ``CANNOT_RENDER``; the reason is on standard error.
     """
-    if hasattr(os, "nice"):
-        os.nice(NICENESS)
     sys.setrecursionlimit(RECURSION_LIMIT)
     options = json.loads(sys.stdin.buffer.readline())
     stored = sys.stdin.buffer.read()

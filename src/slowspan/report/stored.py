@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import time
 import zlib
 from typing import TYPE_CHECKING
+
+from slowspan.breather import Breather
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from slowspan.recording.profile import Profile
 
-PAUSE = 0.0005
-"""Seconds between two slices. ``sleep(0)`` would take the lock back before a waiting thread wakes."""
-
-SLICE = 16_384
-"""Characters between two pauses: some 0.3 ms of work. Most profiles are shorter, and a pause costs 50 µs and more."""
-
 _GZIP = 16 + zlib.MAX_WBITS
 
 
-def _pause() -> None:
-    time.sleep(PAUSE)
-
-
-def compress_profile(profile: Profile, pause: Callable[[], None] = _pause) -> bytes:
+def compress_profile(profile: Profile, pause: Callable[[], None] | None = None) -> bytes:
     """Return a profile as it is stored: its JSON, gzip-compressed.
 
     Runs on a delivery thread, in slices of less than a millisecond: requests hardly wait for the lock.
@@ -32,19 +23,16 @@ def compress_profile(profile: Profile, pause: Callable[[], None] = _pause) -> by
 
     Args:
         profile: The profile.
-        pause: Called between slices to let other threads run.
+        pause: Called at every step, to let other threads run now and then; a new :class:`Breather` when None.
 
     Returns:
         What ``read_profile`` reads.
     """
+    pause = pause or Breather()
     compressor = zlib.compressobj(wbits=_GZIP)
     compressed = bytearray()
-    length = 0
     for piece in profile.json_slices():
         compressed += compressor.compress(piece.encode("utf-8"))
-        length += len(piece)
-        if length >= SLICE:
-            length = 0
-            pause()
+        pause()
     compressed += compressor.flush()
     return bytes(compressed)
