@@ -472,12 +472,12 @@ def test_error_of_ours_is_counted(monkeypatch: pytest.MonkeyPatch, caplog: pytes
 def test_interrupt_is_not_swallowed(shop: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is no Exception, such as Ctrl-C, goes through our code, and the span still ends."""
 
-    def interrupt(*args: object) -> None:
+    def interrupt(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     span = shop.start()
     wait_here()
-    monkeypatch.setattr(shop.processor._watcher._delivery, "submit_later", interrupt)
+    monkeypatch.setattr(shop.processor._watcher._judge, "finish", interrupt)
     with pytest.raises(KeyboardInterrupt):
         span.end()
     assert span.end_time is not None

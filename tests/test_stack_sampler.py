@@ -80,6 +80,9 @@ class FakeWatcher:
         """Note it."""
         self.is_wary = is_wary
 
+    def on_ended(self, recording: Recording) -> None:
+        """Do nothing."""
+
     def on_rest(self) -> None:
         """Do nothing."""
 

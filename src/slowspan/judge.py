@@ -22,6 +22,8 @@ from slowspan.trace_sampler import attributes_of
 from slowspan.trigger import Trigger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from opentelemetry.sdk.trace import Span
     from opentelemetry.trace import SpanKind
     from pyinstrument.session import Session
@@ -77,8 +79,8 @@ class Judge:
         session: Session | None,
         *,
         is_wanted: bool = True,
-    ) -> None:
-        """Decide on a span that has ended; if it is slow, hand it on.
+    ) -> Callable[[], Finished] | None:
+        """Decide on a span that has ended.
 
         Args:
             recording: Its recording.
@@ -86,6 +88,9 @@ class Judge:
             duration_ns: How long it took.
             session: What the inline engine saw.
             is_wanted: Whether it can be slow at all: over the smallest threshold, and watched until now.
+
+        Returns:
+            What makes its finished recording, on another thread, if it is slow.
         """
         # Taken first: it is the account of the request, not of what follows here.
         cpu_ns = time.thread_time_ns() if _is_at_home(recording) else None
@@ -95,7 +100,7 @@ class Judge:
                 """Whoever has linked or told of it without knowing of its end is done now."""
         if not (is_wanted and self._is_slow(recording, span, duration_ns)):
             self._take_back(recording, span, duration_ns)
-            return
+            return None
         if trace is not None:
             with trace.lock:
                 # When the thread was lost nothing is known of the time after the last sample.
@@ -109,7 +114,7 @@ class Judge:
             self._counters.drop(Drop.NOT_LINKED)
         inside = self._children.ended(span)
         # What is left changes no more, so that another thread can put it together.
-        self._delivery.submit_later(recording.id, lambda: _freeze(recording, span, duration_ns, lost, inside, session))
+        return lambda: _freeze(recording, span, duration_ns, lost, inside, session)
 
     def _is_slow(self, recording: Recording, span: Span, duration_ns: int) -> bool:
         """Tell whether a span that has ended is a slow request, and if it is, link its profile on it."""

@@ -191,6 +191,8 @@ class SlowSpanProcessor(SpanProcessor):
         Returns:
             True always: after anything else the SDK does not flush the processors that follow.
         """
+        for watcher in self._watchers():
+            self._sampler.hand_on(watcher)
         self._delivery.force_flush(min(timeout_millis, int(self.settings.flush_timeout * 1000)))
         return True
 

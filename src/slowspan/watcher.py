@@ -294,7 +294,11 @@ class SpanWatcher:
             duration_ns = end_ns - recording.start_ns
             is_wanted = duration_ns >= self._min_threshold_ns and recording.selected is not False and self.enabled
             if is_wanted or recording.trace is not None:
-                self._judge.finish(recording, span, duration_ns, session, is_wanted=is_wanted)
+                recording.outcome = self._judge.finish(recording, span, duration_ns, session, is_wanted=is_wanted)
+                # Else the sampler hands it on at its next look: to wake another thread would take the request longer
+                # than all the rest here.
+                if recording not in self._sampler.late:
+                    self.on_ended(recording)
         finally:
             # The application may keep the span.
             self._spans.recordings.pop(id(span), None)
@@ -349,6 +353,12 @@ class SpanWatcher:
         if self._inline is not None and recording.inline is not None:
             self._inline.stop(recording.inline)
         self._counters.drop(Drop.SPAN_ABANDONED, detail=reason)
+
+    def on_ended(self, recording: Recording) -> None:
+        """Hand on what the end of a slow request has left, unless somebody has done so. On any thread."""
+        outcome = recording.take_outcome()
+        if outcome is not None and self._delivery.wants(kept=recording.kept):
+            self._delivery.submit_later(recording.id, outcome)
 
     def on_holdups(self, is_wary: bool) -> None:
         """Stand in for the ends of spans from their start while the sampler may come too late to do it."""

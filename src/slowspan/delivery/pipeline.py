@@ -137,6 +137,17 @@ class Delivery(Generic[F]):
         """
         self._intake.put(id, finish)
 
+    def wants(self, *, kept: bool) -> bool:
+        """Return whether a finished recording goes to anybody. On any thread.
+
+        Args:
+            kept: Whether the limit on reports lets it be kept.
+        """
+        receivers = self._receivers
+        if receivers is None:
+            return True  # Not known before the first one.
+        return receivers.alerter is not None or (kept and bool(receivers.lanes))
+
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Wait until everything submitted has been delivered or has failed.
 
@@ -211,7 +222,7 @@ class Delivery(Generic[F]):
             for lane in receivers.lanes:
                 lane.withdraw(finished.id, finished.name)
             return
-        if not (receivers.lanes and finished.kept) and receivers.alerter is None:
+        if not self.wants(kept=finished.kept):
             return
         facts = self._facts(finished)
         # Made by whoever needs it first, if anybody does: most slow requests of an outage are only counted.

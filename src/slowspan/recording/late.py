@@ -107,7 +107,9 @@ def prune_late(late: Late, now: int) -> int:
 
 
 def forget_late(late: Late, recording: Recording) -> None:
-    """Sample a request no longer."""
+    """Sample a request no longer, and let its owner hand on what its end has left."""
+    # First of all: an end that does not find it here hands on by itself.
     late.pop(recording, None)
     if recording.trace is not None:
         recording.trace.meter.close()
+    recording.owner.on_ended(recording)

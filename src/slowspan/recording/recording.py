@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pyinstrument import Profiler
 
     from slowspan.recording.carriers import Carrier, Runner, ThreadCarrier
+    from slowspan.recording.finished import Finished
     from slowspan.recording.sight import Follower
     from slowspan.recording.trace import Trace
 
@@ -82,6 +83,10 @@ class Watcher(Protocol):
         """Learn that a recording has been given up: its span will never end."""
         ...
 
+    def on_ended(self, recording: Recording) -> None:
+        """Learn that a recording is no longer sampled: hand on what its end has left, if there is anything."""
+        ...
+
     def on_holdups(self, is_wary: bool) -> None:
         """Learn that the sampler has been kept from running for long, and may be again; or has not been for a while."""
         ...
@@ -118,6 +123,7 @@ class Recording:
         thread_name: The name of its thread, looked up when the request became late: some threads end with it.
         told: Whether a partial profile was handed on.
         kept: Whether the limit on reports lets this one be kept; set with the threshold.
+        outcome: Left by the end of a slow request: makes what is handed on. Whoever takes it hands it on.
     """
 
     selected: bool | None = None
@@ -132,6 +138,7 @@ class Recording:
     thread_name: str = ""
     told: bool = False
     kept: bool = True
+    outcome: Callable[[], Finished] | None = None
     hung_ns: int
     origin_ns: int
     follower: Follower
@@ -148,3 +155,8 @@ class Recording:
         self.carrier = carrier
         # None only for a span that somebody else has made and not started.
         self.start_ns: int = span.start_time or time.time_ns()
+
+    def take_outcome(self) -> Callable[[], Finished] | None:
+        """Return the outcome to whoever asks first; None when there is none (any more)."""
+        outcome: Callable[[], Finished] | None = self.__dict__.pop("outcome", None)
+        return outcome

@@ -113,9 +113,16 @@ class StackSampler:
     def forget(self, watcher: Watcher) -> None:
         """Forget a processor's recordings; their spans end as if they had never been watched."""
         watcher.young.clear()
+        self.hand_on(watcher)
         for recording in list(self.late):
             if recording.owner is watcher:
                 recording.selected = False
+
+    def hand_on(self, watcher: Watcher) -> None:
+        """Have a processor's requests that have ended handed on now, not at the next look. On any thread."""
+        for recording in list(self.late):
+            if recording.owner is watcher:
+                watcher.on_ended(recording)
 
     def wake(self) -> None:
         """Start the thread, or wake it from its long sleep. Runs on a request's thread.
