@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from slowspan.recording import gauge, stack_sampler
-from slowspan.recording.budget import WINDOW_NS, Budget
+from slowspan.recording.budget import WHILE_SATURATED, WINDOW_NS, Budget
 from slowspan.recording.carriers import ThreadCarrier, this_thread
 from slowspan.recording.gauge import ThreadEndedError, ThreadGauge, thread_cpu_ns
+from slowspan.recording.load import Load
 from slowspan.recording.recording import Lost, Recording
 from slowspan.recording.sampling import give_up_reused_threads
 from slowspan.recording.stack_sampler import StackSampler
@@ -610,13 +611,11 @@ def test_switch_interval_is_left_alone_when_told_so(sampler: StackSampler, usual
 def test_somebody_elses_switch_interval_stays(usual: float) -> None:
     """Whoever changes the switch interval meanwhile keeps what they set."""
     switching = FineSwitching()
-    switching.measure(1)
     switching.update()
     assert sys.getswitchinterval() == pytest.approx(FINE_INTERVAL)
     sys.setswitchinterval(0.02)
     switching.restore()
     assert sys.getswitchinterval() == pytest.approx(0.02)
-    switching.measure(1)
     switching.update()
     switching.restore()
     assert sys.getswitchinterval() == pytest.approx(0.02)
@@ -626,30 +625,65 @@ def test_shorter_switch_interval_stays(usual: float) -> None:
     """A switch interval that is shorter than ours already is not made longer."""
     sys.setswitchinterval(0.0001)
     switching = FineSwitching()
-    switching.measure(1)
     switching.update()
     assert sys.getswitchinterval() == pytest.approx(0.0001)
     switching.restore()
     assert sys.getswitchinterval() == pytest.approx(0.0001)
 
 
-@pytest.mark.parametrize(("cpu_share", "fine"), [(0.1, True), (0.95, False)])
-def test_switch_interval_under_load(
-    usual: float, monkeypatch: pytest.MonkeyPatch, cpu_share: float, fine: bool
-) -> None:
-    """With several requests the switch interval is fine only while they do not compete for the lock."""
-    now = itertools.count(1_000 * MS, 100 * MS)
-    cpu = itertools.count(0, int(cpu_share * 100 * MS))
-    monkeypatch.setattr("slowspan.recording.switching.time.perf_counter_ns", lambda: next(now))
-    monkeypatch.setattr("slowspan.recording.switching.time.process_time_ns", lambda: next(cpu))
+@pytest.mark.parametrize("contended", [False, True])
+def test_switch_interval_under_load(usual: float, contended: bool) -> None:
+    """The switch interval is fine only while requests do not compete for the lock."""
     switching = FineSwitching()
-    for _ in range(3):
-        switching.measure(8)
+    for switching.contended in (not contended, contended):
         switching.update()
-    assert (sys.getswitchinterval() < usual) == fine
-    assert switching.contended != fine
+    assert (sys.getswitchinterval() < usual) != contended
     switching.restore()
     assert sys.getswitchinterval() == pytest.approx(usual)
+
+
+# -- The load.
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, load: Load, *looks: tuple[int, int]) -> list[bool]:
+    """Measure at some times, given with the CPU time used by then, in milliseconds; return what was found each time."""
+    found = []
+    for now, cpu in looks:
+        monkeypatch.setattr("slowspan.recording.load.time.perf_counter_ns", lambda now=now: (1000 + now) * MS)
+        monkeypatch.setattr("slowspan.recording.load.time.process_time_ns", lambda cpu=cpu: cpu * MS)
+        load.measure()
+        found.append(load.is_busy)
+    return found
+
+
+def test_load_is_told_by_the_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process's CPU clock tells whether it is busy; before the first look it is not known."""
+    assert measured(monkeypatch, Load(40 * MS, 0.6), (0, 0), (100, 70)) == [False, True]
+    assert measured(monkeypatch, Load(40 * MS, 0.6), (0, 0), (100, 50)) == [False, False]
+    assert measured(monkeypatch, Load(40 * MS, 0.6), (0, 500)) == [False]
+
+
+def test_load_is_measured_over_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found stands until there is enough time to decide anew."""
+    looks = (0, 0), (100, 100), (101, 100), (139, 100), (140, 100)
+    assert measured(monkeypatch, Load(40 * MS, 0.6), *looks) == [False, True, True, True, False]
+
+
+def test_load_that_goes_up_and_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the two limits what was found before stands."""
+    shares = 75, 95, 75, 61, 59, 75, 89, 91
+    cpu = itertools.accumulate(shares, initial=0)
+    looks = [(number * 100, used) for number, used in enumerate(cpu)]
+    found = measured(monkeypatch, Load(100 * MS, 0.9, 0.6), *looks)
+    assert found == [False, False, True, True, True, False, False, False, True]
+
+
+def test_load_from_now_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle time before the first request does not hide that the process is busy from then on."""
+    load = Load(40 * MS, 0.6)
+    measured(monkeypatch, load, (0, 0), (39, 0))
+    load.begin()
+    assert measured(monkeypatch, load, (78, 0), (79, 39)) == [False, True]
 
 
 # -- The budget.
@@ -661,7 +695,7 @@ def test_budget_pays_for_bursts() -> None:
     now = 10**12
     budget.spend(0, now)
     spent = 0
-    while budget.stretch(10 * MS) == 10 * MS:
+    while budget.stretch(10 * MS, saturated=False) == 10 * MS:
         now += 10 * MS
         budget.spend(1 * MS, now)
         spent += 1 * MS
@@ -677,7 +711,7 @@ def test_budget_settles_at_its_share(share: float, cost_ns: int) -> None:
     budget.spend(0, now)
     started = None
     for _ in range(20_000):
-        interval = budget.stretch(1 * MS)
+        interval = budget.stretch(1 * MS, saturated=False)
         now += int(interval)
         budget.spend(cost_ns, now)
         if started is None:
@@ -686,6 +720,30 @@ def test_budget_settles_at_its_share(share: float, cost_ns: int) -> None:
             spent += cost_ns
     assert started is None or spent / (now - started) <= 1.1 * share
     assert spent / (now - 10**12) <= 1.1 * share + 0.001
+
+
+def test_budget_saves_nothing_up_for_a_saturated_process() -> None:
+    """While the process computes without a pause the share is kept from the first tick on, and not all of it used."""
+    budget = Budget(0.01)
+    now, spent = 10**12, 0
+    budget.spend(0, now)
+    for _ in range(100):  # Until the mean is known.
+        budget.spend(1 * MS, now)
+    started = now
+    for _ in range(100):
+        now += int(budget.stretch(10 * MS, saturated=True))
+        budget.spend(1 * MS, now)
+        spent += 1 * MS
+    assert spent / (now - started) == pytest.approx(WHILE_SATURATED * 0.01, rel=0.01)
+    assert budget.stretch(10 * MS, saturated=False) == 10 * MS  # What was saved up is there for later.
+
+
+def test_cheap_ticks_need_no_longer_interval() -> None:
+    """Where a tick costs little the interval asked for is kept in a saturated process, too."""
+    budget = Budget(0.01)
+    for _ in range(100):
+        budget.spend(20_000, 10**12)
+    assert budget.stretch(10 * MS, saturated=True) == 10 * MS
 
 
 def test_expensive_ticks_widen_the_interval(sampler: StackSampler) -> None:

@@ -7,6 +7,11 @@ WINDOW_NS = 10_000_000_000
 while a process in which something is always slow settles at the share itself."""
 
 
+WHILE_SATURATED = 0.5
+"""Part of the budget that is used while the process computes without a pause. Then what the sampler takes is missing
+elsewhere, and a computing thread that was stopped loses some more, as it comes back to caches gone cold."""
+
+
 class Budget:
     """A share of one core, averaged over ten seconds. Used by the sampler's thread only.
 
@@ -33,8 +38,16 @@ class Budget:
         self._balance_ns = min(self._balance_ns + earned, self.share * WINDOW_NS) - cost_ns
         self.mean_cost_ns += 0.1 * (cost_ns - self.mean_cost_ns)
 
-    def stretch(self, interval_ns: float) -> float:
-        """Return the interval that can be afforded now: the one that is wanted, or a longer one."""
+    def stretch(self, interval_ns: float, *, saturated: bool) -> float:
+        """Return the interval that can be afforded now: the one that is wanted, or a longer one.
+
+        Args:
+            interval_ns: The one that is wanted.
+            saturated: Whether the process computes without a pause. Nothing that was saved up is used then: each tick
+                is paid by some request.
+        """
+        if saturated:
+            return max(interval_ns, self.mean_cost_ns / (WHILE_SATURATED * self.share))
         if self._balance_ns > 0:
             return interval_ns
         return max(interval_ns, self.mean_cost_ns / self.share)

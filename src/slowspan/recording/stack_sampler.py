@@ -17,6 +17,7 @@ from slowspan.recording.classify import Lock
 from slowspan.recording.gauge import voluntary_switches
 from slowspan.recording.kernel_files import keep_lock
 from slowspan.recording.late import collect_late, forget_late, prune_late
+from slowspan.recording.load import Load
 from slowspan.recording.sampling import give_up_reused_threads, sample
 from slowspan.recording.switching import FineSwitching
 
@@ -70,6 +71,10 @@ class StackSampler:
         self._patience_ns = 500_000_000
         self._switching = FineSwitching()
         self._budget = Budget(0.01)
+        # Both with other threads and with the sampler. The first one decides how samples are read, so it must be quick;
+        # the second one how many there are, so it must not follow a request that computes and waits in turns.
+        self._competition = Load(window_ns=40_000_000, above=0.6)
+        self._saturation = Load(window_ns=100_000_000, above=0.9, below=0.6)
         self._reset()
 
     def _reset(self) -> None:
@@ -174,7 +179,7 @@ class StackSampler:
     @property
     def interval(self) -> float:
         """The mean time between two ticks that the budget allows now, in seconds."""
-        return self._budget.stretch(self._interval_ns) / 1e9
+        return self._stretch(self._interval_ns) / 1e9
 
     def reset_after_fork(self) -> None:
         """Start anew in a forked child, whose threads are gone and whose locks may be held for ever."""
@@ -262,7 +267,7 @@ class StackSampler:
                 # at each of these looks would have the next request wake it again.
                 self._linger_until_ns = clock + LINGER_NS
             else:
-                slept_ns = max(delay_ns, self._budget.stretch(MIN_SLEEP_NS))
+                slept_ns = max(delay_ns, self._stretch(MIN_SLEEP_NS))
                 self._sleep(slept_ns)
 
     def _turn(self, clock: int) -> float | None:
@@ -312,7 +317,9 @@ class StackSampler:
             self.beware()
         young = self._young_count()
         # Before the first of them is looked at: what that costs depends on it.
-        self._switching.measure(young + len(self.late))
+        for load in (self._competition, self._saturation):
+            load.measure() if young or self.late else load.begin()
+        self._switching.contended = self._competition.is_busy and young + len(self.late) > 1
         if self.late:
             self._switching.update()
             if young + len(self.late) > 1:
@@ -341,8 +348,11 @@ class StackSampler:
             lock=self._lock,
             contended=self._switching.contended,
         )
-        interval_ns = self._budget.stretch(self._interval_ns * stride)
+        interval_ns = self._stretch(self._interval_ns * stride)
         return int(interval_ns * (1 - JITTER + 2 * JITTER * random.random()))
+
+    def _stretch(self, interval_ns: float) -> float:
+        return self._budget.stretch(interval_ns, saturated=self._saturation.is_busy)
 
     def _young_count(self) -> int:
         return sum(len(watcher.young) for watcher in self._all_watchers())
