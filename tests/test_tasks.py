@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -590,6 +590,37 @@ def test_a_library_that_is_just_being_imported(
     vars(library).update(whole)
     carriers.notice_new_libraries()
     assert carriers._known >= {"asyncio", "gevent"}
+
+
+def test_no_function_of_python_tells_the_task(run: Callable[..., Any]) -> None:
+    """A call of Python would cost each request 1 µs; what is asked instead says the same."""
+
+    async def here() -> tuple[Any, Any]:
+        loop = asyncio.get_running_loop()
+        return carriers.current_task(loop), asyncio.current_task()
+
+    async def both() -> list[tuple[Any, Any]]:
+        return [await here(), *await asyncio.gather(here(), here())]
+
+    carriers.notice_new_libraries()
+    assert not isinstance(carriers.current_task, FunctionType)
+    asked = run(both())
+    assert all(found is told is not None for found, told in asked)
+    assert len({id(found) for found, _ in asked}) == 3
+
+
+def test_somebody_elses_way_to_tell_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever replaces the function of asyncio is asked."""
+    for known in ("_known", "current_task", "look_further", "running_loop"):
+        monkeypatch.setattr(carriers, known, getattr(carriers, known))
+
+    def current_task(loop: object = None) -> None:
+        """Tell nothing."""
+
+    monkeypatch.setattr(asyncio, "current_task", current_task)
+    carriers._known = None
+    carriers.notice_new_libraries()
+    assert carriers.current_task is current_task
 
 
 def test_asyncio_is_noticed_at_once(shop: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
