@@ -469,7 +469,7 @@ def test_thread_that_dies(sampler: StackSampler, monkeypatch: pytest.MonkeyPatch
         raise SystemExit
 
     watcher = watch(sampler)
-    monkeypatch.setattr(sampler, "_sleep", fail)
+    monkeypatch.setattr(sampler._bell, "sleep", fail)
     span = FakeSpan()
     begin(sampler, watcher, span)
     eventually(lambda: sampler.parked)

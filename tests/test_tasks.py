@@ -16,7 +16,7 @@ import pytest
 import uvloop
 from tornado import gen
 
-from slowspan.recording import carriers
+from slowspan.recording import runners
 from slowspan.recording.gauge import HAS_THREAD_CLOCKS
 from slowspan.recording.synthetic import BEFORE_FIRST_SAMPLE, HELD_THE_LOOP, WAITING_FOR_LOOP
 from slowspan.report.summary import hot_lines, time_shares
@@ -579,17 +579,17 @@ def test_a_library_that_is_just_being_imported(
 ) -> None:
     """It is known once it is all there: what it lacked at the first look would be missed for ever."""
     for known in ("_known", "current_task", "look_further", "running_loop"):
-        monkeypatch.setattr(carriers, known, getattr(carriers, known))
-    carriers._known = None
+        monkeypatch.setattr(runners, known, getattr(runners, known))
+    runners._known = None
     monkeypatch.setitem(sys.modules, "gevent", SimpleNamespace())
     library = SimpleNamespace(**half)
     monkeypatch.setitem(sys.modules, "greenlet", SimpleNamespace(getcurrent=lambda: SimpleNamespace(parent=None)))
     monkeypatch.setitem(sys.modules, name, library)
-    carriers.notice_new_libraries()
-    assert carriers._known is None
+    runners.notice_new_libraries()
+    assert runners._known is None
     vars(library).update(whole)
-    carriers.notice_new_libraries()
-    assert carriers._known >= {"asyncio", "gevent"}
+    runners.notice_new_libraries()
+    assert runners._known >= {"asyncio", "gevent"}
 
 
 def test_no_function_of_python_tells_the_task(run: Callable[..., Any]) -> None:
@@ -597,13 +597,13 @@ def test_no_function_of_python_tells_the_task(run: Callable[..., Any]) -> None:
 
     async def here() -> tuple[Any, Any]:
         loop = asyncio.get_running_loop()
-        return carriers.current_task(loop), asyncio.current_task()
+        return runners.current_task(loop), asyncio.current_task()
 
     async def both() -> list[tuple[Any, Any]]:
         return [await here(), *await asyncio.gather(here(), here())]
 
-    carriers.notice_new_libraries()
-    assert not isinstance(carriers.current_task, FunctionType)
+    runners.notice_new_libraries()
+    assert not isinstance(runners.current_task, FunctionType)
     asked = run(both())
     assert all(found is told is not None for found, told in asked)
     assert len({id(found) for found, _ in asked}) == 3
@@ -612,23 +612,23 @@ def test_no_function_of_python_tells_the_task(run: Callable[..., Any]) -> None:
 def test_somebody_elses_way_to_tell_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever replaces the function of asyncio is asked."""
     for known in ("_known", "current_task", "look_further", "running_loop"):
-        monkeypatch.setattr(carriers, known, getattr(carriers, known))
+        monkeypatch.setattr(runners, known, getattr(runners, known))
 
     def current_task(loop: object = None) -> None:
         """Tell nothing."""
 
     monkeypatch.setattr(asyncio, "current_task", current_task)
-    carriers._known = None
-    carriers.notice_new_libraries()
-    assert carriers.current_task is current_task
+    runners._known = None
+    runners.notice_new_libraries()
+    assert runners.current_task is current_task
 
 
 def test_asyncio_is_noticed_at_once(shop: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the first event loop comes after the first request, its tasks are not taken for one thread."""
-    monkeypatch.setattr(carriers, "running_loop", carriers._no_loop)
-    monkeypatch.setattr(carriers, "current_task", None)
-    monkeypatch.setattr(carriers, "look_further", None)
-    monkeypatch.setattr(carriers, "_known", frozenset())
+    monkeypatch.setattr(runners, "running_loop", runners._no_loop)
+    monkeypatch.setattr(runners, "current_task", None)
+    monkeypatch.setattr(runners, "look_further", None)
+    monkeypatch.setattr(runners, "_known", frozenset())
 
     async def serve() -> None:
         await asyncio.gather(*(handle(shop, nap, name) for name in ("one", "two")))

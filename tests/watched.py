@@ -15,8 +15,9 @@ from opentelemetry.trace import SpanKind
 
 from slowspan import SlowSpanProcessor
 from slowspan.recording import stack_sampler
-from slowspan.recording.carriers import carrier_of, runner_here
+from slowspan.recording.carriers import carrier_of
 from slowspan.recording.following import ThreadFollower
+from slowspan.recording.runners import runner_here
 from slowspan.recording.sight import CarrierGoneError
 from slowspan.recording.stacks import all_frames
 from slowspan.recording.synthetic import BEFORE_FIRST_SAMPLE

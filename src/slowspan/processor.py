@@ -16,7 +16,7 @@ from slowspan.control import Status, register, unregister
 from slowspan.counters import Counters
 from slowspan.delivery.pipeline import Delivery
 from slowspan.native import get_ident
-from slowspan.recording import carriers, child_spans, stack_sampler
+from slowspan.recording import child_spans, runners, stack_sampler
 from slowspan.recording.carriers import known_threads
 from slowspan.redaction import secret_names
 from slowspan.semconv import read_http
@@ -125,14 +125,14 @@ class SlowSpanProcessor(SpanProcessor):
             try:
                 # Mostly it is a thread that runs one request after the other.
                 runner: Any = known_threads.get(get_ident())
-                loop = carriers.running_loop()
+                loop = runners.running_loop()
                 if runner is None:
-                    runner = carriers.runner_on(None, loop)
+                    runner = runners.runner_on(None, loop)
                 elif loop is not None:
-                    task = carriers.current_task(loop)
+                    task = runners.current_task(loop)
                     runner = (runner, task) if task is not None else None
-                elif carriers.look_further is not None:
-                    runner = carriers.look_further(runner)
+                elif runners.look_further is not None:
+                    runner = runners.look_further(runner)
                 if runner is None or self._watcher.keeps_apart:
                     self._watcher.start_apart(span, runner)
                     return

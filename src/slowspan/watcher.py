@@ -15,13 +15,12 @@ from slowspan.judge import Judge
 from slowspan.recording import stack_sampler
 from slowspan.recording.carriers import (
     ThreadCarrier,
-    carrier_that_starts,
     known_threads,
     name_of_thread,
-    runner_here,
 )
 from slowspan.recording.finished import Finished
 from slowspan.recording.recording import Lost
+from slowspan.recording.runners import carrier_that_starts, runner_here
 from slowspan.recording.turns import Turns
 from slowspan.running_spans import RunningSpans
 from slowspan.stand_in import StandIn, stand_aside, stand_aside_if_there

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import sys
 import time
@@ -11,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from slowspan import native
 from slowspan.fork import call_after_fork
+from slowspan.recording.bell import Bell
 from slowspan.recording.budget import Budget
-from slowspan.recording.carriers import notice_new_libraries
 from slowspan.recording.classify import Lock
-from slowspan.recording.gauge import voluntary_switches
 from slowspan.recording.kernel_files import keep_lock
 from slowspan.recording.late import collect_late, forget_late, prune_late
 from slowspan.recording.load import Load
+from slowspan.recording.runners import notice_new_libraries
 from slowspan.recording.sampling import give_up_reused_threads, sample
 from slowspan.recording.switching import FineSwitching
 
@@ -84,8 +83,7 @@ class StackSampler:
         # What tells a thread that it is still the one that is to run.
         self._term: object | None = None
         self._start_lock = native.allocate_lock()
-        self._bell = native.allocate_lock()
-        self._bell.acquire()
+        self._bell = Bell()
         self._tick_number = 0
         self._lock = Lock.FREE
         self._cpu_ns = 0
@@ -104,7 +102,7 @@ class StackSampler:
         watcher.on_holdups(self._is_wary)
         self._apply_limits()
         if not self.parked:
-            self._ring()  # It may sleep for longer than these limits let it.
+            self._bell.ring()  # It may sleep for longer than these limits let it.
 
     def unwatch(self, watcher: Watcher) -> None:
         """Forget a processor and its recordings, and end the thread when it was the last one."""
@@ -142,7 +140,7 @@ class StackSampler:
         if self._thread is None:
             self._start()
         else:
-            self._ring()
+            self._bell.ring()
 
     def beware(self) -> None:
         """Have requests watched from their start for a while, as this thread cannot rely on being let run in time."""
@@ -166,7 +164,7 @@ class StackSampler:
             self._term = None
             self.parked = True
             if thread is not None:
-                self._ring()
+                self._bell.ring()
                 # Before another one can start: it would take this one's ring.
                 thread.join(timeout)
             # What was spent on others' requests is not the next processor's debt.
@@ -220,11 +218,6 @@ class StackSampler:
                     self.parked = True
                     raise
 
-    def _ring(self) -> None:
-        # Somebody else may have rung already.
-        with contextlib.suppress(RuntimeError):
-            self._bell.release()
-
     # -- The thread.
 
     def _run(self, term: object) -> None:
@@ -268,7 +261,7 @@ class StackSampler:
                 self._linger_until_ns = clock + LINGER_NS
             else:
                 slept_ns = max(delay_ns, self._stretch(MIN_SLEEP_NS))
-                self._sleep(slept_ns)
+                self._lock = self._bell.sleep(slept_ns)
 
     def _turn(self, clock: int) -> float | None:
         """Tick, and rest when it is time; return the nanoseconds to sleep, or None to park."""
@@ -285,23 +278,11 @@ class StackSampler:
             return self._start_after_ns
         return delay_ns
 
-    def _sleep(self, delay_ns: float) -> None:
-        switches = voluntary_switches()
-        due = time.perf_counter_ns() + delay_ns
-        self._bell.acquire(timeout=delay_ns / 1e9)
-        # One for the sleep itself; waiting for the interpreter lock after it makes at least one more.
-        if voluntary_switches() - switches <= 1:
-            self._lock = Lock.FREE
-        elif time.perf_counter_ns() - due < sys.getswitchinterval() * 1e9:
-            self._lock = Lock.GIVEN_UP
-        else:
-            self._lock = Lock.HELD
-
     def _park(self) -> None:
         self.parked = True
         # A request may have looked at ``parked`` just before.
         if not self._young_count():
-            self._bell.acquire()
+            self._bell.wait()
         # Without a thread the next span must start one.
         self.parked = self._thread is None
 

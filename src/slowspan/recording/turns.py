@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from slowspan.recording.carriers import carrier_of, runner_here
+from slowspan.recording.carriers import carrier_of
+from slowspan.recording.runners import runner_here
 
 if TYPE_CHECKING:
     from slowspan.recording.carriers import Carrier, Runner, ThreadCarrier
