@@ -40,6 +40,21 @@ def test_long_work_has_a_pause_after_each_slice() -> None:
         assert longest < SLICE_NS + step_ns
 
 
+def test_haste() -> None:
+    """While somebody waits for the work there is no pause."""
+    now, awaited = 0, True
+    slept: list[float] = []
+    pause = Breather(lambda: awaited, clock=lambda: now, sleep=slept.append)
+    for _ in range(10):
+        now += SLICE_NS
+        pause()
+    assert slept == []
+    awaited = False
+    now += SLICE_NS
+    pause()
+    assert slept == [PAUSE]
+
+
 def test_it_does_sleep() -> None:
     """By itself it takes the time from the clock, and other threads run while it sleeps."""
     pause = Breather()

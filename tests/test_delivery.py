@@ -107,6 +107,24 @@ def test_the_thread_starts_with_the_first_item(queue: DeliveryQueue[Any], worker
     assert thread is not threading.current_thread()
 
 
+def test_a_queue_of_which_half_is_taken_is_crowded(
+    make_queue: Callable[..., DeliveryQueue[Any]], worker: Worker
+) -> None:
+    """Before items are lost, whoever works on them can make haste."""
+    queue = make_queue(size=4)
+    worker.open.clear()
+    queue.put("at work", 0)
+    assert worker.started.wait(60)
+    crowded = []
+    for number in range(4):
+        queue.put(str(number), number)
+        crowded.append(queue.is_crowded())
+    assert crowded == [False, False, True, True]
+    worker.open.set()
+    assert queue.force_flush()
+    assert not queue.is_crowded()
+
+
 def test_started_ahead_the_same_thread_is_used(queue: DeliveryQueue[Any], worker: Worker) -> None:
     """Starting ahead of the first item, and again, makes one thread."""
     assert queue.start()

@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from slowspan.recording import stack_sampler
+from slowspan.recording.carriers import ThreadCarrier
+from slowspan.recording.late import Late, prune_late
+from slowspan.recording.meter import Meter
+from slowspan.recording.recording import Recording
 from support import eventually
 from watched import Watched, wait_until_linked, watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slowspan.recording.recording import Recording
+    from slowspan import Profile
+    from slowspan.recording.finished import Finished
+    from slowspan.recording.profile import SpanFacts
 
 
 @pytest.fixture
@@ -27,7 +33,13 @@ def shop() -> Iterator[Watched]:
 @pytest.fixture
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the sampler not notice that a request has ended."""
-    monkeypatch.setattr("slowspan.recording.late.forget_late", lambda *_: None)
+
+    def prune_the_others(late: Late, now: int) -> int:
+        others = Late()
+        others.update({recording: None for recording in late if not recording.ended})
+        return prune_late(others, now)
+
+    monkeypatch.setattr("slowspan.recording.stack_sampler.prune_late", prune_the_others)
 
 
 def slow_request(shop: Watched) -> Recording:
@@ -82,6 +94,61 @@ def test_the_sampler_ends_after_the_request(shop: Watched) -> None:
     eventually(lambda: len(shop.processor.notifier.reports) == 1)
 
 
+def test_a_sampler_that_is_far_away(shop: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the next look comes late the end itself hands on: a process that is killed meanwhile would lose it."""
+    monkeypatch.setattr(stack_sampler, "SOON_NS", -(10**18))
+    recording = slow_request(shop)
+    assert recording.outcome is None
+    eventually(lambda: len(shop.processor.notifier.reports) == 1)
+
+
+def test_what_cannot_be_closed_is_handed_on(shop: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of ours with one request's files costs neither its report nor those of others."""
+
+    def fail(meter: Meter) -> None:
+        raise OSError("closed by somebody else")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Meter, "close", fail)
+        recordings = [slow_request(shop) for _ in range(2)]
+        assert len(shop.profiles()) == 2
+        eventually(lambda: not any(recording in stack_sampler.shared.late for recording in recordings))
+    assert shop.processor.status().drops == {"internal_error": 2}
+    for recording in recordings:
+        assert recording.trace is not None
+        recording.trace.meter.close()
+
+
+def test_a_flush_waits_for_what_is_just_being_handed_on() -> None:
+    """What the sampler has taken, but not queued yet, is not passed over."""
+    taken, go_on = threading.Event(), threading.Event()
+    handed_on: list[object] = []
+
+    class FakeSpan:
+        start_time = 1
+
+    class Owner:
+        def on_ended(self, recording: object) -> None:
+            taken.set()
+            assert go_on.wait(10)
+            handed_on.append(recording)
+
+    late, owner = Late(), Owner()
+    recording = Recording(owner, FakeSpan(), ThreadCarrier(0, 0))  # type: ignore[arg-type]
+    late[recording] = None
+    sampler = threading.Thread(target=late.forget, args=(recording,))
+    flushed = threading.Event()
+    flush = threading.Thread(target=lambda: (late.hand_on(owner), flushed.set()))  # type: ignore[arg-type, func-returns-value]
+    sampler.start()
+    assert taken.wait(10)
+    flush.start()
+    assert not flushed.wait(0.05)
+    go_on.set()
+    flush.join(10)
+    sampler.join(10)
+    assert handed_on == [recording]
+
+
 @pytest.mark.usefixtures("blind")
 def test_handed_on_once(shop: Watched) -> None:
     """However many threads ask at the same time, one of them hands on."""
@@ -113,3 +180,22 @@ def test_what_goes_to_nobody_is_not_handed_on(monkeypatch: pytest.MonkeyPatch) -
         assert submitted == []
         assert shop.processor.status().slow == 2
         assert shop.processor.status().drops == {"report_limit": 1}
+
+
+@pytest.mark.usefixtures("blind")
+def test_whoever_waits_gets_reports_in_haste(shop: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work that a flush or a shutdown waits for is done without pauses: more of it is over within the time limit."""
+    delivery = shop.processor._delivery
+    resolve = delivery._resolve
+
+    def resolve_when_awaited(finished: Finished, facts: SpanFacts) -> Profile:
+        eventually(delivery.in_haste)
+        return resolve(finished, facts)
+
+    monkeypatch.setattr(delivery, "_resolve", resolve_when_awaited)
+    slow_request(shop)
+    assert not delivery.in_haste()
+    assert len(shop.profiles()) == 1
+    assert not delivery.in_haste()
+    shop.processor.shutdown()
+    assert delivery.in_haste()

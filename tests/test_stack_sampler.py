@@ -645,13 +645,13 @@ def test_switch_interval_under_load(usual: float, contended: bool) -> None:
 # -- The load.
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, load: Load, *looks: tuple[int, int]) -> list[bool]:
+def measured(monkeypatch: pytest.MonkeyPatch, load: Load, *looks: tuple[int, int], idle: bool = False) -> list[bool]:
     """Measure at some times, given with the CPU time used by then, in milliseconds; return what was found each time."""
     found = []
     for now, cpu in looks:
         monkeypatch.setattr("slowspan.recording.load.time.perf_counter_ns", lambda now=now: (1000 + now) * MS)
         monkeypatch.setattr("slowspan.recording.load.time.process_time_ns", lambda cpu=cpu: cpu * MS)
-        load.measure()
+        load.measure(idle=idle)
         found.append(load.is_busy)
     return found
 
@@ -678,12 +678,20 @@ def test_load_that_goes_up_and_down(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == [False, False, True, True, True, False, False, False, True]
 
 
-def test_load_from_now_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_after_idle_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle time before the first request does not hide that the process is busy from then on."""
     load = Load(40 * MS, 0.6)
-    measured(monkeypatch, load, (0, 0), (39, 0))
-    load.begin()
-    assert measured(monkeypatch, load, (78, 0), (79, 39)) == [False, True]
+    assert measured(monkeypatch, load, (0, 0), (39, 0), idle=True) == [False, False]
+    assert measured(monkeypatch, load, (60, 0), (99, 39), (100, 40)) == [False, False, True]
+
+
+def test_load_of_an_idle_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short time without a request changes nothing; what was found is over when there is none for long."""
+    load = Load(40 * MS, 0.6)
+    assert measured(monkeypatch, load, (0, 0), (40, 40)) == [False, True]
+    assert measured(monkeypatch, load, (41, 41), (80, 41), idle=True) == [True, True]
+    assert measured(monkeypatch, load, (85, 46)) == [True]
+    assert measured(monkeypatch, load, (90, 50), (130, 90), idle=True) == [True, False]
 
 
 # -- The budget.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import sys
 import threading
@@ -614,6 +615,7 @@ def test_somebody_elses_way_to_tell_the_task(monkeypatch: pytest.MonkeyPatch) ->
     for known in ("_known", "current_task", "look_further", "running_loop"):
         monkeypatch.setattr(runners, known, getattr(runners, known))
 
+    @functools.wraps(asyncio.current_task)
     def current_task(loop: object = None) -> None:
         """Tell nothing."""
 

@@ -174,8 +174,10 @@ def _carrier_here() -> Carrier | None:
 
 
 def _recordings_here() -> list[Recording]:
-    here = _carrier_here()
-    return [r for r in list(stack_sampler.shared.late) if r.carrier == here and r.lost is None]
+    here, thread_id = _carrier_here(), threading.get_ident()
+    late = [r for r in list(stack_sampler.shared.late) if r.lost is None]
+    # In an event loop that a request runs the task here is not what carries the request.
+    return [r for r in late if r.carrier == here] or [r for r in late if r.carrier.thread_id == thread_id]
 
 
 def _is_young_here() -> bool:

@@ -25,15 +25,18 @@ class Breather:
     of the slice; it would wait for the switch interval, 5 ms, if there were no pauses.
 
     Args:
+        in_haste: Tells whether somebody waits for the work: then there are no pauses.
         clock: Nanoseconds, monotonic.
         sleep: Waits for some seconds.
     """
 
     def __init__(
         self,
+        in_haste: Callable[[], bool] = lambda: False,
         clock: Callable[[], int] = time.perf_counter_ns,
         sleep: Callable[[float], object] = native.sleep,
     ) -> None:
+        self._in_haste = in_haste
         self._clock = clock
         self._sleep = sleep
         self._began_ns = clock()
@@ -41,5 +44,6 @@ class Breather:
     def __call__(self) -> None:
         """Sleep if it is time."""
         if self._clock() - self._began_ns >= SLICE_NS:
-            self._sleep(PAUSE)
+            if not self._in_haste():
+                self._sleep(PAUSE)
             self._began_ns = self._clock()

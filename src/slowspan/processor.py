@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.trace import SpanProcessor
 
 from slowspan import metrics, native, trace_sampler
+from slowspan.breather import Breather
 from slowspan.config_sources import load_settings
 from slowspan.control import Status, register, unregister
 from slowspan.counters import Counters
@@ -98,7 +99,7 @@ class SlowSpanProcessor(SpanProcessor):
             facts=self._facts,
             resolve=self._resolve,
             render_html=_render_html,
-            compress=_compress,
+            compress=self._compress,
         )
         self._watcher = SpanWatcher(self.settings, self._counters, self._sampler, self._delivery)
         if is_off:
@@ -192,7 +193,7 @@ class SlowSpanProcessor(SpanProcessor):
             True always: after anything else the SDK does not flush the processors that follow.
         """
         for watcher in self._watchers():
-            self._sampler.hand_on(watcher)
+            self._sampler.late.hand_on(watcher)
         self._delivery.force_flush(min(timeout_millis, int(self.settings.flush_timeout * 1000)))
         return True
 
@@ -262,8 +263,14 @@ class SlowSpanProcessor(SpanProcessor):
         from slowspan.recording.resolve import build_profile
         from slowspan.recording.span_tree import read_tree
 
-        tree = read_tree(finished, secret_names(self.settings.redacted_parameters))
-        return build_profile(finished, facts, tree=tree)
+        pause = Breather(self._delivery.in_haste)
+        tree = read_tree(finished, secret_names(self.settings.redacted_parameters), pause)
+        return build_profile(finished, facts, pause, tree)
+
+    def _compress(self, profile: Profile) -> bytes:
+        from slowspan.report.stored import compress_profile
+
+        return compress_profile(profile, Breather(self._delivery.in_haste))
 
     def _load_notifiers(self) -> Sequence[tuple[str, Notifier]]:
         # Imported here because entry points take milliseconds to read, on a thread that has the time.
@@ -281,16 +288,10 @@ def function_settings(settings: Settings, threshold: float | None) -> Settings:
 
 
 def _render_html(stored: bytes, trace_url: str | None = None) -> bytes:
-    # Imported here, like _compress: only a process that had a slow request needs it.
+    # Imported here: only a process that had a slow request needs it.
     from slowspan.report.renderer import shared
 
     return shared.render_html(stored, trace_url)
-
-
-def _compress(profile: Profile) -> bytes:
-    from slowspan.report.stored import compress_profile
-
-    return compress_profile(profile)
 
 
 def _shutdown_at_exit(reference: weakref.ref[SlowSpanProcessor]) -> None:

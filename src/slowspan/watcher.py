@@ -296,7 +296,7 @@ class SpanWatcher:
                 recording.outcome = self._judge.finish(recording, span, duration_ns, session, is_wanted=is_wanted)
                 # Else the sampler hands it on at its next look: to wake another thread would take the request longer
                 # than all the rest here.
-                if recording not in self._sampler.late:
+                if recording not in self._sampler.late or self._sampler.is_away():
                     self.on_ended(recording)
         finally:
             # The application may keep the span.

@@ -137,6 +137,10 @@ class DeliveryQueue(Generic[T]):
             self._work.notify()
         return (None if oldest is None else Drop.QUEUE_FULL), oldest
 
+    def is_crowded(self) -> bool:
+        """Return whether half of the places are taken. On any thread."""
+        return len(self._waiting) > self._size // 2
+
     def wake(self) -> None:
         """Have ``tick`` called soon. On any thread."""
         with self._lock:

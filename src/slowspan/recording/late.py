@@ -5,17 +5,48 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from slowspan import native
 from slowspan.recording.meter import Meter
 from slowspan.recording.recording import Lost
 from slowspan.recording.trace import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from contextlib import AbstractContextManager
 
     from slowspan.recording.recording import Recording, Watcher, Young
 
-    Late = dict[Recording, None]
-    """Recordings that are being sampled, in the order in which they became late."""
+
+class Late(dict["Recording", None]):
+    """Recordings that are being sampled, in the order in which they became late.
+
+    Only the sampler's thread adds and forgets. Any thread may ask for what is here.
+    """
+
+    def __init__(self) -> None:
+        # Reentrant: a signal handler can flush in the midst of a flush.
+        self._lock: AbstractContextManager[bool] = native.RLock()
+
+    def forget(self, recording: Recording) -> None:
+        """Sample a request no longer, and let its owner hand on what its end has left."""
+        owner = recording.owner
+        # Who has found it here no more finds that it has been handed on.
+        with self._lock:
+            # First of all: an end that does not find it here hands on by itself.
+            self.pop(recording, None)
+            owner.on_ended(recording)
+        try:
+            if recording.trace is not None:
+                recording.trace.meter.close()
+        except Exception as error:  # noqa: BLE001 - what is left of one must not keep the others here
+            owner.on_error(error)
+
+    def hand_on(self, owner: Watcher) -> None:
+        """Have an owner's requests that have ended handed on now, not when they are forgotten. On any thread."""
+        with self._lock:
+            for recording in list(self):
+                if recording.owner is owner:
+                    owner.on_ended(recording)
 
 
 def collect_late(late: Late, watchers: Iterable[Watcher], now: int, longest_ns: int) -> tuple[int, int]:
@@ -87,10 +118,10 @@ def prune_late(late: Late, now: int) -> int:
         span = recording.span()
         ended = recording.ended or (span is not None and span.end_time is not None)
         if trace is None or ended or recording.selected is False:
-            forget_late(late, recording)
+            late.forget(recording)
             continue
         if span is None or age > owner.max_age_ns:
-            forget_late(late, recording)
+            late.forget(recording)
             owner.on_lost(recording, "its span was not ended")
             continue
         stride = min(stride or trace.stride, trace.stride)
@@ -104,12 +135,3 @@ def prune_late(late: Late, now: int) -> int:
         except Exception as error:  # noqa: BLE001 - one owner's failure must not stop the others' sampling
             owner.on_error(error)
     return stride or 1
-
-
-def forget_late(late: Late, recording: Recording) -> None:
-    """Sample a request no longer, and let its owner hand on what its end has left."""
-    # First of all: an end that does not find it here hands on by itself.
-    late.pop(recording, None)
-    if recording.trace is not None:
-        recording.trace.meter.close()
-    recording.owner.on_ended(recording)

@@ -22,20 +22,21 @@ class Load:
         self._window_ns = window_ns
         self._above = above
         self._below = above if below is None else below
+        self._idle = True
         self._began_ns = 0
         self._cpu_ns = 0
 
-    def begin(self) -> None:
-        """Measure from now on: until now there was no request that could have computed."""
-        self._began_ns, self._cpu_ns = time.perf_counter_ns(), time.process_time_ns()
+    def measure(self, *, idle: bool) -> None:
+        """Look at the clocks, and decide anew if the time to be measured is over.
 
-    def measure(self) -> None:
-        """Look at the clock, and decide anew if the time to be measured is over."""
-        elapsed = time.perf_counter_ns() - self._began_ns
-        if elapsed < self._window_ns:
+        Args:
+            idle: Whether no request is running. Such time is not measured together with any other.
+        """
+        now = time.perf_counter_ns()
+        elapsed, was_idle, self._idle = now - self._began_ns, self._idle, idle
+        if idle == was_idle and elapsed < self._window_ns:
             return
-        began_ns, cpu_ns = self._began_ns, self._cpu_ns
-        self.begin()
-        if began_ns:
-            share = (self._cpu_ns - cpu_ns) / elapsed
+        cpu_before, self._cpu_ns, self._began_ns = self._cpu_ns, time.process_time_ns(), now
+        if idle == was_idle:
+            share = 0 if idle else (self._cpu_ns - cpu_before) / elapsed
             self.is_busy = share > (self._below if self.is_busy else self._above)

@@ -39,7 +39,7 @@ span's context, by which its end is known."""
 class Watcher(Protocol):
     """The owner of recordings: what it asks of the stack sampler, and what it is told.
 
-    All calls come from the sampler's thread, but for the first word on its holdups.
+    All calls come from the sampler's thread, but for the first word on its holdups and for ``on_ended``.
 
     Attributes:
         young: Running spans that are not late, oldest first, by keys of the owner's. Request threads add and
@@ -84,7 +84,7 @@ class Watcher(Protocol):
         ...
 
     def on_ended(self, recording: Recording) -> None:
-        """Learn that a recording is no longer sampled: hand on what its end has left, if there is anything."""
+        """Hand on what the end of a recording has left, if there is anything. On any thread."""
         ...
 
     def on_holdups(self, is_wary: bool) -> None:

@@ -135,8 +135,9 @@ def _without_a_frame(get_task: Any) -> Any:
         get_task: That function, of C from Python 3.12 on; None before asyncio is imported.
     """
     tasks = getattr(sys.modules.get("asyncio.tasks"), "_current_tasks", None)
-    is_python = isinstance(get_task, FunctionType) and get_task.__module__ == "asyncio.tasks"
-    return tasks.get if is_python and isinstance(tasks, dict) else get_task
+    # By its globals: a wrapper around it says that it is of the same module.
+    is_theirs = isinstance(get_task, FunctionType) and get_task.__globals__ is vars(sys.modules["asyncio.tasks"])
+    return tasks.get if is_theirs and isinstance(tasks, dict) else get_task
 
 
 def _make_look(loaded: frozenset[str]) -> Callable[[ThreadCarrier], ThreadCarrier | Runner | None]:

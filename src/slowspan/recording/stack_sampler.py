@@ -14,14 +14,14 @@ from slowspan.recording.bell import Bell
 from slowspan.recording.budget import Budget
 from slowspan.recording.classify import Lock
 from slowspan.recording.kernel_files import keep_lock
-from slowspan.recording.late import collect_late, forget_late, prune_late
+from slowspan.recording.late import Late, collect_late, prune_late
 from slowspan.recording.load import Load
 from slowspan.recording.runners import notice_new_libraries
 from slowspan.recording.sampling import give_up_reused_threads, sample
 from slowspan.recording.switching import FineSwitching
 
 if TYPE_CHECKING:
-    from slowspan.recording.recording import Recording, Watcher
+    from slowspan.recording.recording import Watcher
 
 LINGER_NS = 2_000_000_000
 """Time of short sleeps after the last open span: waking a parked thread costs a request up to 36 µs."""
@@ -34,6 +34,9 @@ WARY_NS = 60_000_000_000
 
 REST_NS = 5_000_000_000
 """Time between two occasions on which owners may do what has time, such as telling of losses."""
+
+SOON_NS = 100_000_000
+"""What a request's end has left waits for so long: a process that is killed meanwhile has lost it."""
 
 JITTER = 0.5
 """Each sleep is 0.5 to 1.5 intervals long: a fixed one locks on to whatever the application does periodically."""
@@ -70,14 +73,10 @@ class StackSampler:
         self._patience_ns = 500_000_000
         self._switching = FineSwitching()
         self._budget = Budget(0.01)
-        # Both with other threads and with the sampler. The first one decides how samples are read, so it must be quick;
-        # the second one how many there are, so it must not follow a request that computes and waits in turns.
-        self._competition = Load(window_ns=40_000_000, above=0.6)
-        self._saturation = Load(window_ns=100_000_000, above=0.9, below=0.6)
         self._reset()
 
     def _reset(self) -> None:
-        self.late: dict[Recording, None] = {}
+        self.late: Late = Late()
         self.parked: bool = True
         self._thread: native.Thread | None = None
         # What tells a thread that it is still the one that is to run.
@@ -90,9 +89,18 @@ class StackSampler:
         self._awake_ns = 0
         self._linger_until_ns = 0
         self._sample_at_ns = 0
+        self._next_look_ns = 0
         self._rest_at_ns = 0
         self._wary_until_ns = 0
         self._is_wary = False
+        self._begin_accounts()
+
+    def _begin_accounts(self) -> None:
+        self._budget = Budget(self._budget.share)
+        # The first one decides how samples are read, so it must be quick; the second one how many there are, so it must
+        # not follow a request that computes and waits in turns.
+        self._competition = Load(window_ns=40_000_000, above=0.6)
+        self._saturation = Load(window_ns=80_000_000, above=0.9, below=0.6)
 
     # -- Called by processors and request threads.
 
@@ -116,16 +124,14 @@ class StackSampler:
     def forget(self, watcher: Watcher) -> None:
         """Forget a processor's recordings; their spans end as if they had never been watched."""
         watcher.young.clear()
-        self.hand_on(watcher)
+        self.late.hand_on(watcher)
         for recording in list(self.late):
             if recording.owner is watcher:
                 recording.selected = False
 
-    def hand_on(self, watcher: Watcher) -> None:
-        """Have a processor's requests that have ended handed on now, not at the next look. On any thread."""
-        for recording in list(self.late):
-            if recording.owner is watcher:
-                watcher.on_ended(recording)
+    def is_away(self) -> bool:
+        """Return whether the next look is too far away for what has ended to wait for it. Any thread."""
+        return self._next_look_ns - time.perf_counter_ns() > SOON_NS
 
     def wake(self) -> None:
         """Start the thread, or wake it from its long sleep. Runs on a request's thread.
@@ -168,7 +174,7 @@ class StackSampler:
                 # Before another one can start: it would take this one's ring.
                 thread.join(timeout)
             # What was spent on others' requests is not the next processor's debt.
-            self._budget = Budget(self._budget.share)
+            self._begin_accounts()
 
     def cost(self) -> float:
         """Return the sampler's own CPU time as a share of one core, over the time in which it was not parked."""
@@ -232,7 +238,7 @@ class StackSampler:
             if self._thread is None:
                 self._switching.restore()
                 for recording in list(self.late):
-                    forget_late(self.late, recording)
+                    self.late.forget(recording)
 
     def _work(self, term: object) -> None:
         # Now, when no request is late: where many threads queue for the lock this would take half a second.
@@ -261,6 +267,7 @@ class StackSampler:
                 self._linger_until_ns = clock + LINGER_NS
             else:
                 slept_ns = max(delay_ns, self._stretch(MIN_SLEEP_NS))
+                self._next_look_ns = time.perf_counter_ns() + int(slept_ns)
                 self._lock = self._bell.sleep(slept_ns)
 
     def _turn(self, clock: int) -> float | None:
@@ -299,7 +306,7 @@ class StackSampler:
         young = self._young_count()
         # Before the first of them is looked at: what that costs depends on it.
         for load in (self._competition, self._saturation):
-            load.measure() if young or self.late else load.begin()
+            load.measure(idle=not (young or self.late))
         self._switching.contended = self._competition.is_busy and young + len(self.late) > 1
         if self.late:
             self._switching.update()
