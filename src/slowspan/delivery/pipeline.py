@@ -111,7 +111,6 @@ class Delivery(Generic[F]):
         self._compress = compress
         self._clock = clock
         self._receivers: _Receivers | None = None
-        self._waiters: list[str] = []
         self._intake: DeliveryQueue[Callable[[], F]] = DeliveryQueue(
             self._deliver, name="slowspan-delivery", size=settings.queue_size, counters=counters, tick=self._tick
         )
@@ -120,7 +119,6 @@ class Delivery(Generic[F]):
     def _forget_receivers(self) -> None:
         # A forked child makes its own: connections and locks of the parent's notifiers are not for sharing.
         self._receivers = None
-        self._waiters.clear()
 
     def start(self) -> None:
         """Start the delivery thread ahead of the first submission, from a thread that has the time."""
@@ -152,7 +150,7 @@ class Delivery(Generic[F]):
 
     def in_haste(self) -> bool:
         """Return whether somebody waits for what is here, or so much of it that some would be lost. On any thread."""
-        return bool(self._waiters) or self._intake.is_crowded()
+        return self._intake.is_crowded() or any(queue.is_awaited() for queue in (self._intake, *self._queues()))
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Wait until everything submitted has been delivered or has failed.
@@ -164,13 +162,9 @@ class Delivery(Generic[F]):
             Whether that was so in time.
         """
         deadline = time.monotonic() + timeout_millis / 1000
-        self._waiters.append("flush")
-        try:
-            resolved = self._intake.begin_flush(deadline).wait()
-            flushes = [queue.begin_flush(deadline) for queue in self._queues()]
-            delivered = [flush.wait() for flush in flushes]
-        finally:
-            self._waiters.remove("flush")
+        resolved = self._intake.begin_flush(deadline).wait()
+        flushes = [queue.begin_flush(deadline) for queue in self._queues()]
+        delivered = [flush.wait() for flush in flushes]
         return resolved and all(delivered)
 
     def shutdown(self, timeout: float | None = None) -> bool:
@@ -185,7 +179,6 @@ class Delivery(Generic[F]):
             Whether everything was delivered.
         """
         deadline = time.monotonic() + (self._settings.flush_timeout if timeout is None else timeout)
-        self._waiters.append("shutdown")
         self._intake.close()
         resolved = self._intake.join(_until(deadline))
         receivers = self._receivers

@@ -141,6 +141,10 @@ class DeliveryQueue(Generic[T]):
         """Return whether half of the places are taken. On any thread."""
         return len(self._waiting) > self._size // 2
 
+    def is_awaited(self) -> bool:
+        """Return whether somebody waits until everything is handled. On any thread."""
+        return self._closed or bool(self._flushes)
+
     def wake(self) -> None:
         """Have ``tick`` called soon. On any thread."""
         with self._lock:

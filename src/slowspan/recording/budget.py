@@ -6,7 +6,6 @@ WINDOW_NS = 10_000_000_000
 """Time over which the budget is kept: a slow request now and then is sampled at the full rate for its first seconds,
 while a process in which something is always slow settles at the share itself."""
 
-
 WHILE_SATURATED = 0.5
 """Part of the budget that is used while the process computes without a pause. Then what the sampler takes is missing
 elsewhere, and a computing thread that was stopped loses some more, as it comes back to caches gone cold."""

@@ -1,4 +1,4 @@
-"""The late requests: how they come among those that are sampled, and how they leave. Used by the sampler's thread."""
+"""The late requests: how they come among those that are sampled, and how they leave."""
 
 from __future__ import annotations
 

@@ -83,8 +83,7 @@ def build_profile(
 ) -> Profile:
     """Turn a finished recording into a profile.
 
-    Resolves names and lines, in slices with pauses between them. The profile's samples' wall times add up to its
-    duration.
+    Resolves names and lines, in slices with pauses between them.
 
     Args:
         finished: The recording.
@@ -93,7 +92,7 @@ def build_profile(
         tree: The spans inside it.
 
     Returns:
-        The profile.
+        The profile; its samples' wall times add up to its duration.
     """
     pause = pause or Breather()
     tables = _Tables()

@@ -29,6 +29,7 @@ _MAX_URL = 300
 _MAX_VALUE = 200
 _MAX_PATH = 4000
 _URL_PARAMETERS = 10
+
 _SYSTEM = ("db.system.name", "db.system")
 
 _SHOWN: tuple[tuple[str, ...], ...] = (
