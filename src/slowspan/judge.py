@@ -98,7 +98,8 @@ class Judge:
         if trace is not None:
             with trace.lock:
                 """Whoever has linked or told of it without knowing of its end is done now."""
-        if not (is_wanted and self._is_slow(recording, span, duration_ns)):
+        link = self._link_if_slow(recording, span, duration_ns) if is_wanted else None
+        if link is None:
             self._take_back(recording, span, duration_ns)
             return None
         if trace is not None:
@@ -110,26 +111,27 @@ class Judge:
         lost = recording.lost
         if lost is Lost.TOO_MANY:
             self._counters.drop(Drop.TOO_MANY_RECORDINGS)
-        if not _write(span, profile_attributes(trace, duration_ns, session)):
+        # In one go: the SDK takes longer for a second one than for all that it writes.
+        if not _write(span, {**link, **profile_attributes(trace, duration_ns, session)}):
             self._counters.drop(Drop.NOT_LINKED)
         inside = self._children.ended(span)
         # What is left changes no more, so that another thread can put it together.
         return lambda: _freeze(recording, span, duration_ns, lost, inside, session)
 
-    def _is_slow(self, recording: Recording, span: Span, duration_ns: int) -> bool:
-        """Tell whether a span that has ended is a slow request, and if it is, link its profile on it."""
+    def _link_if_slow(self, recording: Recording, span: Span, duration_ns: int) -> SpanAttributes | None:
+        """Return what is to be written on a span that has ended, if it is a slow request; None if it is not."""
         if recording.threshold_ns is not None and not self._asks_again:
             # Linked before its end, and nothing that has come since can change that, except for one answer.
-            return duration_ns >= recording.threshold_ns and not semconv.is_switched(span_fields.own_attributes(span))
+            is_switched = semconv.is_switched(span_fields.own_attributes(span))
+            return {} if duration_ns >= recording.threshold_ns and not is_switched else None
         attributes = attributes_of(span)
         http = semconv.read_http(attributes)
         if not self._selection.selects(http, attributes):
-            return False
+            return None
         threshold_ns = self._trigger.threshold_ns(http, span_fields.name_of(span))
         if duration_ns < threshold_ns:
-            return False
-        self._link(recording, span, http, threshold_ns)
-        return True
+            return None
+        return self._link(recording, span, http, threshold_ns)
 
     def _take_back(self, recording: Recording, span: Span, duration_ns: int) -> None:
         """Take back what was said of a running request that is not to be reported, as only its end has told."""
@@ -141,8 +143,8 @@ class Judge:
                 partial = _freeze(recording, span, duration_ns, recording.lost)
             self._delivery.submit(partial._replace(withdrawn=True))
 
-    def _link(self, recording: Recording, span: Span, http: HttpFacts, threshold_ns: int) -> None:
-        """Write on a span where its profile will be."""
+    def _link(self, recording: Recording, span: Span, http: HttpFacts, threshold_ns: int) -> SpanAttributes:
+        """Decide where the profile of a slow request will be; return what tells of it on its span."""
         if recording.threshold_ns is None:
             recording.id = f"{self._ids.getrandbits(64):016x}"
             # What may be a URL's query in the span's name is not for the names of files, nor for the log.
@@ -153,7 +155,7 @@ class Judge:
             if not recording.kept:
                 self._counters.drop(Drop.REPORT_LIMIT, detail=endpoint)
         recording.threshold_ns = threshold_ns
-        _write(span, link_attributes(self._settings, recording))
+        return link_attributes(self._settings, recording)
 
     # -- On the sampler's thread.
 
@@ -181,7 +183,7 @@ class Judge:
         else:
             with trace.lock:
                 if not recording.ended:
-                    self._link(recording, span, http, threshold_ns)
+                    _write(span, self._link(recording, span, http, threshold_ns))
 
     def on_hung(self, recording: Recording, age_ns: int) -> bool:
         """Hand on a partial profile of a request that still runs; False when it is not slow yet."""
