@@ -2,28 +2,29 @@
 
 Two endpoints, a page of SQLite and Jinja and a call-heavy one, from 1 and from 8 threads that send the next
 request as soon as the last one is answered: all of them compute, which is the hardest case for whoever else
-wants the interpreter lock. Two questions, because no single experiment answers both:
+wants the interpreter lock. Requests repeat their work until they take as long as they are to. Two questions, because
+no single experiment answers both:
 
-- *short*: every request of 25 or 40 ms is slow (``threshold`` 10 ms, so it is sampled from its first
-  millisecond on), handed on and resolved, by a notifier that does nothing with it. Only here does 1 ms at
-  p99 mean anything. No report is rendered: no disk and no renderer keeps up with 40 slow requests a second.
-  For the latencies the limit on reports is lifted, so that every request pays in full. The CPU time is that of
-  a process with the limit as it is by default, in an outage that has lasted for more than 60 requests;
-- *1.2 s*: the same work is repeated within a request until it takes that long, and every request gets its
-  files: profile, page rendered in a child process, log line. The settings are the defaults but for a
-  threshold of 0.5 s, which a request still passes when the machine is suddenly twice as fast; sampling
-  begins after 50 ms all the same. How requests fare while a report is written is ``report_writing``'s
-  question.
+- *0.1 s*: there 1 % is the 1 ms that is allowed at p99. Every request is slow (``threshold`` 40 ms, sampled all the
+  while), in an outage that has lasted for more than the 60 requests of which reports are kept by default;
+- *1.2 s*: every request gets its files: profile, page rendered in a child process, log line. The settings are the
+  defaults but for a threshold of 0.48 s, which a request still passes when the machine is suddenly twice as
+  fast; sampling begins after 50 ms all the same. How requests fare while a report is written is
+  ``report_writing``'s question.
 
-Controls and slowspan each have a process of their own, and work in turn, in random order. A slice ends when
-the last report is written, so CPU time includes it; children's CPU time, at nice 10 on whatever core is
-free, is shown beside it.
+Shown beside them, without a target: the same work once, some 20 ms, all of which are slow. The end of a slow request
+may take 0.2 ms, whatever its length: of 20 ms that is 1 % already. And the same with a report of each of them, handed
+on and resolved, by a notifier that does nothing with it: no disk and no renderer keeps up with 40 slow requests a
+second.
+
+slowspan is switched on and off by turns, in random order, in one process: two processes that do the same
+differ by more than is to be measured here, by where their memory lies. Two of three turns are the controls; they
+begin when slowspan's thread has gone to sleep. What they pay for slowspan being there at all, less than a microsecond
+a request, is ``fast_request``'s question. A turn ends when the last report is written, so CPU time includes it;
+children's CPU time, at nice 10 on whatever core is free, is shown beside it.
 
 The CPU time of slowspan's own threads is part of what it adds to the process's, and read from their own clocks it is
-exact on the noisiest machine: so it has the same target. It is measured apart, under lasting load, one request after
-the other for as long again as the sampler's budget is an average over, with the limit on reports as it is by default
-and reached. In the slices it is larger, and shown: while the controls work slowspan saves up what it may use, as it
-does in a process with a slow request now and then. Linux only.
+exact on the noisiest machine: so it has the same target. Linux only.
 """
 
 from __future__ import annotations
@@ -37,33 +38,26 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.apps import Client, instrumented, pages_app
-from bench.estimates import Interval, bootstrap_interval, median_interval, percentile
+from bench.estimates import bootstrap_interval, median_interval, percentile
 from bench.figures import Figure, Options
 from bench.workers import Worker
 
-COPIES = ("control", "second control", "slowspan")
-
-LIMITED = "slowspan, limited"
-"""The copy of the short cases with ``reports_per_hour`` as it is by default."""
+ON = "slowspan"
+OFF = ("control", "second control")
 
 LIMIT = 60
-"""``reports_per_hour`` by default; it is lifted everywhere else."""
+"""``reports_per_hour`` by default; it is lifted where every request is to have its report."""
 
-LONG_REQUEST = 1.2
-"""Seconds."""
+REST = 5.0
+"""Seconds within which the sampler's thread goes to sleep, once there is nothing to be watched."""
 
-LASTING = 10
-"""Seconds after which nothing is left of what the sampler may have saved up: ``recording.budget.WINDOW_NS``, which
-controls must not import."""
-
-Slice = dict[str, Any]
-Round = dict[str, Slice]
+Turn = dict[str, Any]
+Round = dict[str, Turn]
 
 
 @dataclass(frozen=True)
@@ -73,65 +67,92 @@ class Case:
     Attributes:
         path: The endpoint.
         threads: How many send requests.
-        long: Whether requests are made to take 1.2 s.
-        requests: Of each thread in a slice. Few, since a machine changes its pace from one second to the next.
+        seconds: How long a request is to take; 0 for doing its work once.
         rounds: How many in a full run, and in a quick one.
+        requests: Of each thread in a turn.
+        before: Of each thread before those, which are not measured: by then slowspan knows how busy the process is.
+        limited: Whether the limit on reports is as it is by default, and has been reached.
+        has_target: Whether it is to show what is promised, or only what there is.
     """
 
     path: str
     threads: int
-    long: bool
-    requests: int
+    seconds: float
     rounds: tuple[int, int]
+    requests: int = 1
+    before: int = 0
+    limited: bool = False
+    has_target: bool = True
 
     @property
-    def copies(self) -> tuple[str, ...]:
-        return COPIES if self.long else (*COPIES, LIMITED)
-
-    @property
-    def busy(self) -> str:
-        """Of which copy the CPU time counts."""
-        return "slowspan" if self.long else LIMITED
+    def is_long(self) -> bool:
+        return self.seconds >= 1
 
     @property
     def name(self) -> str:
-        kind = "1.2 s" if self.long else "short"
-        return f"{self.path} {kind}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+        length = f"{self.seconds} s" if self.seconds else "once"
+        reports = "" if self.is_long or self.limited else ", all reported"
+        return f"{self.path} {length}, {self.threads} thread{'s' if self.threads > 1 else ''}{reports}"
 
+
+PATHS = ("/orders", "/calls")
 
 CASES = [
-    *(Case(path, 1, False, 4, (300, 25)) for path in ("/orders", "/calls")),
-    *(Case(path, 8, False, 2, (120, 10)) for path in ("/orders", "/calls")),
-    *(Case(path, threads, True, 1, (30, 8)) for path in ("/orders", "/calls") for threads in (1, 8)),
+    *(Case(path, 1, 0.1, (60, 10), requests=10, before=3, limited=True) for path in PATHS),
+    *(Case(path, 8, 0.1, (40, 8), requests=2, before=1, limited=True) for path in PATHS),
+    *(Case(path, 1, 1.2, (60, 10)) for path in PATHS),
+    *(Case(path, 8, 1.2, (20, 8)) for path in PATHS),
+    *(
+        Case(path, 1, 0, (20, 8), requests=40, before=15, limited=limited, has_target=False)
+        for path in PATHS
+        for limited in (True, False)
+    ),
 ]
 
 
-class Slices:
-    """Runs in a worker: one application, and threads that send it requests."""
+class Switched:
+    """Runs in a worker: one application, slowspan to be switched on and off, and threads that send requests."""
 
-    def __init__(self, path: str, threads: int, copy: str, long: bool) -> None:
+    def __init__(self, path: str, threads: int, threshold: float, written: bool, limited: bool) -> None:
+        # Imported here: whoever tells the workers what to do needs none of it.
+        from bench.processors import default_processor, greedy, silent_processor
+
         self._path = path
         self._threads = threads
         self._directory = tempfile.TemporaryDirectory(prefix="slowspan-bench-")
-        self._processor = None
-        if copy.startswith("slowspan"):
-            limits = {"reports_per_hour": LIMIT} if copy == LIMITED else {}
-            self._processor = _processor(self._directory.name, long, **limits)
-        processors = [self._processor] if self._processor else []
-        self._client, self._provider = instrumented(pages_app(), *processors)
+        limits = {"reports_per_hour": LIMIT} if limited else {}
+        options = {"threshold": threshold, **limits, **greedy()}
+        if written:
+            self._processor = default_processor(report_dir=self._directory.name, **options)
+        else:
+            self._processor = silent_processor(**options)
+        self._client, self._provider = instrumented(pages_app(), self._processor)
         self._pool = ThreadPoolExecutor(threads)
 
-    def warm_up(self, times: int) -> float:
-        """Send some requests; return the seconds that one takes now."""
-        seconds = self.run(3, times)["latencies"]
+    def time(self) -> float:
+        """Return the seconds that one request takes that does its work once."""
+        self._processor.disable()
+        return statistics.median(self._send(5, 1)) / 1e9
+
+    def warm_up(self, times: int, requests: int) -> None:
+        """Let each thread send some slow requests."""
+        self.run(on=True, before=0, requests=requests, times=times)
         gc.collect()
         gc.freeze()
-        return statistics.median(seconds) / 1e9
 
-    def run(self, requests: int, times: int) -> Slice:
+    def run(self, on: bool, before: int, requests: int, times: int) -> Turn:
         """Let each thread send requests, then wait for the reports."""
+        self._switch(on=on)
+        barrier = threading.Barrier(self._threads + 1)
+
+        def send() -> list[int]:
+            self._send(before, times)
+            barrier.wait()
+            return self._send(requests, times)
+
+        sent = [self._pool.submit(send) for _ in range(self._threads)]
+        barrier.wait()
         cpu, own, children = time.process_time_ns(), _cpu_of_slowspan(), _cpu_of_children()
-        sent = [self._pool.submit(_send, self._client, self._path, requests, times) for _ in range(self._threads)]
         latencies = [latency for future in sent for latency in future.result()]
         self._provider.force_flush()
         return {
@@ -141,159 +162,114 @@ class Slices:
             "children": _cpu_of_children() - children,
         }
 
-    def last(self, times: int) -> list[float]:
-        """Let the threads send requests without a pause; return the share of slowspan's threads, in percent.
-
-        One value for each second after those in which the sampler may use what it has saved up.
-        """
-        over = threading.Event()
-
-        def send() -> None:
-            while not over.is_set():
-                self._client.get(self._path, f"times={times}")
-
-        sent = [self._pool.submit(send) for _ in range(self._threads)]
-        time.sleep(LASTING)
-        shares = []
-        for _ in range(LASTING):
-            cpu, own = time.process_time_ns(), _cpu_of_slowspan()
-            time.sleep(1)
-            shares.append(100 * (_cpu_of_slowspan() - own) / (time.process_time_ns() - cpu))
-        over.set()
-        for future in sent:
-            future.result()
-        self._provider.force_flush()
-        return shares
-
     def check(self, slow: int, reports: int, pages: int) -> None:
         """Make sure that what was to be measured did happen.
 
         Raises:
             AssertionError: Some requests were not slow, or left no report.
         """
-        assert self._processor is not None
         status = self._processor.status()
         written = len(list(Path(self._directory.name).glob("*.html")))
         if status.slow < slow or status.reports < 0.9 * reports or written < pages:
             raise AssertionError(f"of {slow} requests not all were slow; {written} pages written: {status}")
 
+    def _switch(self, *, on: bool) -> None:
+        from slowspan.recording import stack_sampler
+
+        if on:
+            self._processor.enable()
+            return
+        self._processor.disable()
+        until = time.monotonic() + REST
+        while not stack_sampler.shared.parked:
+            if time.monotonic() > until:
+                raise AssertionError("the sampler has not gone to sleep: a control would pay for it")
+            time.sleep(0.01)
+
+    def _send(self, requests: int, times: int) -> list[int]:
+        client: Client = self._client
+        latencies = []
+        for _ in range(requests):
+            start = time.perf_counter_ns()
+            client.get(self._path, f"times={times}")
+            latencies.append(time.perf_counter_ns() - start)
+        return latencies
+
 
 def measure(options: Options) -> Iterator[Figure]:
     """Measure median and p99 latency in and beyond the control's, and CPU time, of every case."""
     for case in CASES:
-        rounds, times = _run_case(case, options)
-        yield from _figures(case, rounds, options)
-        yield from _figures_of_lasting_load(case, times, options)
+        yield from _figures(case, _run_case(case, case.rounds[options.quick]), options)
 
 
-def _run_case(case: Case, options: Options) -> tuple[list[Round], int]:
+def _run_case(case: Case, count: int) -> list[Round]:
     rng = random.Random(0)
-    rounds = []
-    with ExitStack() as stack:
-        workers = {
-            name: stack.enter_context(
-                Worker(
-                    "bench.latency:Slices",
-                    path=case.path,
-                    threads=case.threads,
-                    copy=name,
-                    long=case.long,
-                )
-            )
-            for name in case.copies
-        }
-        times = _times(case, workers["control"])
-        for worker in workers.values():
-            worker.call("warm_up", times=times)
-        if not case.long:
-            # Until no more reports are kept.
-            workers[LIMITED].call("run", requests=LIMIT // case.threads + 1, times=times)
-        for _ in range(case.rounds[options.quick]):
-            order = rng.sample(case.copies, k=len(case.copies))
-            rounds.append({name: workers[name].call("run", requests=case.requests, times=times) for name in order})
-        sent = case.rounds[options.quick] * case.requests * case.threads
-        workers["slowspan"].call("check", slow=sent, reports=sent, pages=sent if case.long else 0)
-        if not case.long:
-            workers[LIMITED].call("check", slow=sent, reports=LIMIT, pages=0)
-    return rounds, times
-
-
-def _times(case: Case, control: Worker) -> int:
-    """Return how often a request repeats its work to take as long as it is to."""
-    if not case.long:
-        return 1
-    return max(1, round(LONG_REQUEST / control.call("warm_up", times=1)))
-
-
-def _figures_of_lasting_load(case: Case, times: int, options: Options) -> Iterator[Figure]:
-    for copy, note, target in ((LIMITED, "", 2.0), ("slowspan", ", without the limit on reports", None)):
-        with Worker("bench.latency:Slices", path=case.path, threads=case.threads, copy=copy, long=case.long) as worker:
-            worker.call("warm_up", times=times)
-            if copy == LIMITED:
-                # Until no more reports are kept.
-                worker.call("run", requests=LIMIT // case.threads + 1, times=times)
-            shares = worker.call("last", times=times)
-        value = median_interval(shares, options.confidence)
-        yield Figure(f"{case.name}: CPU time of slowspan's threads under lasting load{note}", "%", value, target)
+    options = {"threshold": 0.4 * case.seconds or 0.01, "written": case.is_long, "limited": case.limited}
+    with Worker("bench.latency:Switched", path=case.path, threads=case.threads, **options) as worker:
+        times = max(1, round(case.seconds / worker.call("time")))
+        # Until no more reports are kept.
+        worker.call("warm_up", requests=LIMIT // case.threads + 1 if case.limited else 1, times=times)
+        turn = {"before": case.before, "requests": case.requests, "times": times}
+        rounds = []
+        for _ in range(count):
+            order = rng.sample((ON, *OFF), k=3)
+            rounds.append({name: worker.call("run", on=name == ON, **turn) for name in order})
+        slow = count * case.requests * case.threads
+        worker.call("check", slow=slow, reports=LIMIT if case.limited else slow, pages=slow if case.is_long else 0)
+    return rounds
 
 
 def _figures(case: Case, rounds: list[Round], options: Options) -> Iterator[Figure]:
-    def median_of(name: str, what: str) -> Interval:
-        values = [_relative(one[name], one["control"], what) for one in rounds]
-        return median_interval(values, options.confidence)
-
-    for what, label, copy in (
-        ("latencies", "median latency", "slowspan"),
-        ("cpu", "CPU time of the process", case.busy),
-    ):
+    for what, label, target in (("latencies", "median latency", 1.0), ("cpu", "CPU time of the process", 2.0)):
         yield Figure(
             name=f"{case.name}: {label}",
             unit="%",
-            value=median_of(copy, what),
-            target=1.0 if what == "latencies" else 2.0,
-            control=median_of("second control", what),
+            value=median_interval([_added(one, what) for one in rounds], options.confidence),
+            target=target if case.has_target else None,
+            control=median_interval([_difference(one, what) for one in rounds], options.confidence),
         )
-
-    def p99_of(name: str) -> Interval:
-        return bootstrap_interval(rounds, lambda drawn: _p99_difference(drawn, name), options.confidence)
-
     yield Figure(
         name=f"{case.name}: p99 latency",
         unit="ms",
-        value=p99_of("slowspan"),
-        target=None if case.long else 1.0,
-        control=p99_of("second control"),
+        value=bootstrap_interval(rounds, _p99_added, options.confidence),
+        target=1.0 if case.has_target and not case.is_long else None,
+        control=bootstrap_interval(rounds, _p99_difference, options.confidence),
     )
     for what, label in (("own", "slowspan's threads"), ("children", "rendering children")):
-        if case.long or what == "own":
-            shares = [100 * one[case.busy][what] / one[case.busy]["cpu"] for one in rounds]
-            yield Figure(f"{case.name}: CPU time of {label}", "%", median_interval(shares, options.confidence))
-    if not case.long:
-        shares = [100 * one["slowspan"]["own"] / one["slowspan"]["cpu"] for one in rounds]
-        value = median_interval(shares, options.confidence)
-        yield Figure(f"{case.name}: the same without the limit on reports", "%", value)
+        if case.is_long or what == "own":
+            shares = [100 * one[ON][what] / one[ON]["cpu"] for one in rounds]
+            yield Figure(
+                name=f"{case.name}: CPU time of {label}",
+                unit="%",
+                value=median_interval(shares, options.confidence),
+                target=2.0 if what == "own" and case.has_target else None,
+            )
 
 
-def _relative(one: Slice, control: Slice, what: str) -> float:
-    if what == "cpu":
-        return 100 * (one["cpu"] / control["cpu"] - 1)
-    return 100 * (statistics.median(one["latencies"]) / statistics.median(control["latencies"]) - 1)
+def _added(one: Round, what: str) -> float:
+    """Return by how much a turn with slowspan is beyond the mean of the two without, in percent."""
+    return 100 * (_value(one[ON], what) / statistics.mean(_value(one[name], what) for name in OFF) - 1)
 
 
-def _p99_difference(rounds: Sequence[Round], name: str) -> float:
-    def p99(name: str) -> float:
-        return percentile([latency for one in rounds for latency in one[name]["latencies"]], 0.99)
-
-    return (p99(name) - p99("control")) / 1e6
+def _difference(one: Round, what: str) -> float:
+    first, second = (_value(one[name], what) for name in OFF)
+    return 100 * (second / first - 1)
 
 
-def _send(client: Client, path: str, requests: int, times: int) -> list[int]:
-    latencies = []
-    for _ in range(requests):
-        start = time.perf_counter_ns()
-        client.get(path, f"times={times}")
-        latencies.append(time.perf_counter_ns() - start)
-    return latencies
+def _value(turn: Turn, what: str) -> float:
+    return float(turn["cpu"] if what == "cpu" else statistics.median(turn["latencies"]))
+
+
+def _p99_added(rounds: Sequence[Round]) -> float:
+    return (_p99(rounds, ON) - statistics.mean(_p99(rounds, name) for name in OFF)) / 1e6
+
+
+def _p99_difference(rounds: Sequence[Round]) -> float:
+    return (_p99(rounds, OFF[1]) - _p99(rounds, OFF[0])) / 1e6
+
+
+def _p99(rounds: Sequence[Round], name: str) -> float:
+    return percentile([latency for one in rounds for latency in one[name]["latencies"]], 0.99)
 
 
 def _cpu_of_slowspan() -> int:
@@ -305,12 +281,3 @@ def _cpu_of_slowspan() -> int:
 def _cpu_of_children() -> int:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return int((usage.ru_utime + usage.ru_stime) * 1e9)
-
-
-def _processor(directory: str, long: bool, **limits: int) -> Any:
-    # Imported here because controls must not import it.
-    from bench.processors import default_processor, greedy, silent_processor
-
-    if long:
-        return default_processor(threshold=0.5, report_dir=directory, **limits, **greedy())
-    return silent_processor(threshold=0.01, **limits, **greedy())

@@ -22,7 +22,8 @@ class _Handicapped(SlowSpanProcessor):
 
     def on_end(self, span: Any) -> None:
         duration = (span.end_time - span.start_time) / 1e9
-        if duration > 0.01:
+        # Where it is switched off for a control it must not be felt.
+        if duration > 0.01 and self._watcher.enabled:
             _burn(min(0.08 * duration, 0.1))
 
 
