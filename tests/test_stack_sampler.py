@@ -59,6 +59,7 @@ class FakeWatcher:
         self.errors: list[Exception] = []
         self.lost: list[str] = []
         self.is_wary: bool | None = None
+        self.parked = True
         vars(self).update(limits)
 
     def on_late(self, key: FakeSpan, young: tuple[FakeSpan, ThreadCarrier, list[object], object]) -> Recording | None:
@@ -172,6 +173,21 @@ def test_parks_and_wakes(sampler: StackSampler, monkeypatch: pytest.MonkeyPatch)
         assert sampler.late == watcher.young == {}
         # On a busy machine it may need a moment to lie down.
         assert eventually(lambda: uses_nothing(sampler._thread.native_id))
+
+
+def test_tells_all_watchers_when_it_must_be_woken(sampler: StackSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each watcher knows whether its next span has to wake the thread, also one that came while it was awake."""
+    monkeypatch.setattr(stack_sampler, "LINGER_NS", 1)
+    first, second = watch(sampler), watch(sampler)
+    with recorded(sampler, first):
+        assert [first.parked, second.parked] == [False, False]
+        third = watch(sampler)
+    eventually(lambda: sampler.parked)
+    assert [first.parked, second.parked, third.parked] == [True, True, True]
+    with recorded(sampler, third):
+        assert [first.parked, second.parked, third.parked] == [False, False, False]
+    sampler.stop()
+    assert [first.parked, second.parked, third.parked] == [True, True, True]
 
 
 def test_does_not_park_while_a_recording_is_young(sampler: StackSampler, monkeypatch: pytest.MonkeyPatch) -> None:

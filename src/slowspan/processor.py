@@ -122,7 +122,7 @@ class SlowSpanProcessor(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002
         """Begin to watch a span. Runs on the request's thread."""
         # Compared by identity: hashing an enum member costs more than all the rest for spans of other kinds.
-        if span._kind in self._kinds and self._watcher.enabled:
+        if span._kind in self._kinds and (watcher := self._watcher).enabled:
             try:
                 # Mostly it is a thread that runs one request after the other.
                 runner: Any = known_threads.get(get_ident())
@@ -134,20 +134,20 @@ class SlowSpanProcessor(SpanProcessor):
                     runner = (runner, task) if task is not None else None
                 elif runners.look_further is not None:
                     runner = runners.look_further(runner)
-                if runner is None or self._watcher.keeps_apart:
-                    self._watcher.start_apart(span, runner)
+                if runner is None or watcher.keeps_apart:
+                    watcher.start_apart(span, runner)
                     return
                 context: Any = span._context
                 key = context[0]
                 young: Young = span, runner, [], context
                 if self._young.setdefault(key, young) is not young or key in self._running:
-                    self._watcher.share_trace(key, young)
+                    watcher.share_trace(key, young)
                     return
-                self._watcher.seen += 1
-                if self._sampler.parked:
-                    self._watcher.wake_sampler(key, young)
+                watcher.seen += 1
+                if watcher.parked:
+                    watcher.wake_sampler(key, young)
             except Exception as error:  # noqa: BLE001 - anything raised here would become the request's
-                self._watcher.on_error(error)
+                watcher.on_error(error)
 
     @reads_fields
     def on_end(self, span: ReadableSpan) -> None:

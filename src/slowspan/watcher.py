@@ -59,6 +59,7 @@ class SpanWatcher:
         young: Running spans that are not late, oldest first, with what runs them: by trace id where nothing else is
             watched in the trace, else by themselves.
         children: What has ended inside the watched spans.
+        parked: Whether the sampler is to be woken for the next span, as it has last said.
         keeps_apart: Whether spans are watched by themselves, from the start with a stand-in for their ends.
         quick_ns: Duration below which a span is forgotten without a second thought.
         margin_ns: Time between late and slow, in which the sampler must come to stand in for a span's end.
@@ -76,6 +77,7 @@ class SpanWatcher:
         children: ChildSpans | None = None,
     ) -> None:
         self.enabled: bool = settings.enabled
+        self.parked: bool = True
         self.start_after_ns: int = settings.start_after_ns
         self.interval_ns: int = int(settings.interval * 1e9)
         self.overhead_budget: float = settings.overhead_budget
@@ -170,7 +172,7 @@ class SpanWatcher:
             self._spans.record(span, ThreadCarrier(0, 0)).lost = Lost.EVENT_LOOP if runner is None else Lost.NO_THREAD
             return
         young = self.young[span] = span, runner if turns is None else (runner, turns), [], span.context
-        if self._sampler.parked:
+        if self.parked:
             self.wake_sampler(span, young)
         # A profiler on a thread that others use as well, such as a generator's consumer, would show them too.
         if self._inline is not None and thread is not None and runner is thread and turns is None:
@@ -190,7 +192,7 @@ class SpanWatcher:
         self.seen += 1
         if self._spans.take(key, young) or id(span) not in self._spans.recordings:
             self._spans.set_apart(young)
-            if self._sampler.parked:
+            if self.parked:
                 self.wake_sampler(span, young)
         # Else it was late from the beginning, and the sampler has taken it just now.
 

@@ -44,11 +44,13 @@ class Watcher(Protocol):
     Attributes:
         young: Running spans that are not late, oldest first, by keys of the owner's. Request threads add and
             remove; ``on_late`` removes. Until then, a span that is thrown away is kept alive.
+        parked: Whether the sampler is to be woken for the next span; true until it has said otherwise.
         margin_ns: Time in which the sampler has to take a late span before it can be slow.
         max_age_ns: Age at which a span is taken for one that nobody will end; its partial profile remains.
     """
 
     young: dict[object, Young]
+    parked: bool
     start_after_ns: int
     margin_ns: int
     max_age_ns: int

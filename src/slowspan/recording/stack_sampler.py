@@ -62,7 +62,6 @@ class StackSampler:
 
     Attributes:
         late: Recordings that are being sampled. Only this thread changes it.
-        parked: Whether the thread sleeps without a time limit and must be woken for a new recording.
     """
 
     def __init__(self) -> None:
@@ -77,7 +76,7 @@ class StackSampler:
 
     def _reset(self) -> None:
         self.late: Late = Late()
-        self.parked: bool = True
+        self.parked = True
         self._thread: native.Thread | None = None
         # What tells a thread that it is still the one that is to run.
         self._term: object | None = None
@@ -101,6 +100,18 @@ class StackSampler:
         # not follow a request that computes and waits in turns.
         self._competition = Load(window_ns=40_000_000, above=0.6)
         self._saturation = Load(window_ns=80_000_000, above=0.9, below=0.6)
+
+    @property
+    def parked(self) -> bool:
+        """Whether the thread sleeps without a time limit and must be woken for a new span; or there is none."""
+        return self._parked
+
+    @parked.setter
+    def parked(self, parked: bool) -> None:
+        self._parked = parked
+        # Each request asks its watcher, which it has at hand: an object more to look at would cost it half a µs.
+        for watcher in self._all_watchers():
+            watcher.parked = parked
 
     # -- Called by processors and request threads.
 
