@@ -18,10 +18,10 @@ on and resolved, by a notifier that does nothing with it: no disk and no rendere
 second.
 
 slowspan is switched on and off by turns, in random order, in one process: two processes that do the same
-differ by more than is to be measured here, by where their memory lies. Two of three turns are the controls; they
-begin when slowspan's thread has gone to sleep. What they pay for slowspan being there at all, less than a microsecond
-a request, is ``fast_request``'s question. A turn ends when the last report is written, so CPU time includes it;
-children's CPU time, at nice 10 on whatever core is free, is shown beside it.
+differ by more than is to be measured here. Two of three turns are the controls; they begin when slowspan's thread has
+gone to sleep. In them it is switched off, not absent; ``fast_request`` compares with its absence. A turn ends when the
+last report is written, so CPU time includes it; children's CPU time, at nice 10 on whatever core is free, is shown
+beside it.
 
 The CPU time of slowspan's own threads is part of what it adds to the process's, and read from their own clocks it is
 exact on the noisiest machine: so it has the same target. Linux only.
@@ -42,10 +42,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.apps import Client, instrumented, pages_app
+from bench.apps import instrumented, pages_app
 from bench.estimates import bootstrap_interval, median_interval, percentile
 from bench.figures import Figure, Options
+from bench.processors import default_processor, greedy, silent_processor
 from bench.workers import Worker
+from slowspan.recording import stack_sampler
 
 ON = "slowspan"
 OFF = ("control", "second control")
@@ -114,9 +116,6 @@ class Switched:
     """Runs in a worker: one application, slowspan to be switched on and off, and threads that send requests."""
 
     def __init__(self, path: str, threads: int, threshold: float, written: bool, limited: bool) -> None:
-        # Imported here: whoever tells the workers what to do needs none of it.
-        from bench.processors import default_processor, greedy, silent_processor
-
         self._path = path
         self._threads = threads
         self._directory = tempfile.TemporaryDirectory(prefix="slowspan-bench-")
@@ -174,8 +173,6 @@ class Switched:
             raise AssertionError(f"of {slow} requests not all were slow; {written} pages written: {status}")
 
     def _switch(self, *, on: bool) -> None:
-        from slowspan.recording import stack_sampler
-
         if on:
             self._processor.enable()
             return
@@ -187,11 +184,10 @@ class Switched:
             time.sleep(0.01)
 
     def _send(self, requests: int, times: int) -> list[int]:
-        client: Client = self._client
         latencies = []
         for _ in range(requests):
             start = time.perf_counter_ns()
-            client.get(self._path, f"times={times}")
+            self._client.get(self._path, f"times={times}")
             latencies.append(time.perf_counter_ns() - start)
         return latencies
 

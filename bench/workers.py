@@ -1,7 +1,7 @@
 """Processes that do what a benchmark tells them, so that what is compared shares neither memory nor lock nor caches.
 
-Controls run in processes that never import slowspan. All of them stand ready at once, and one works at a
-time.
+Controls run in processes that never import slowspan, but for benchmarks that compare within one process and say so. All
+of them stand ready at once, and one works at a time.
 """
 
 from __future__ import annotations
