@@ -12,8 +12,10 @@ import pytest
 
 import servers
 from server_models import SCRIPTS, Server, compare, python, serving
+from slowspan.recording.recording import Lost
 from slowspan.recording.resolve import GREENLETS_NOTE
 from slowspan.recording.synthetic import COMPUTED_NOT_SEEN as NOT_SEEN
+from slowspan.recording.synthetic import NOT_SAMPLED
 from support import APPS, FEW_INSTRUMENTATIONS, REPOSITORY, eventually
 
 if TYPE_CHECKING:
@@ -89,6 +91,38 @@ def test_patched_first() -> None:
     assert "compute" not in facts["waiting"]
     assert facts["waiting_cpu_ns"] < 0.25e9
     assert facts["drops"] == {}
+
+
+@pytest.fixture(scope="module")
+def ways() -> dict[str, dict[str, Any]]:
+    """What a program shows in which greenlets run event loops and serve a pool, for both ways to watch a span."""
+    ways, _ = run_script("gevent_loops.py")
+    assert set(ways) == {"by its trace", "apart"}
+    return ways
+
+
+def test_gevent_and_event_loops(ways: dict[str, dict[str, Any]]) -> None:
+    """Where another greenlet runs an event loop a request has its own frames, and so has each of the loop's tasks."""
+    for facts in ways.values():
+        for beside in ("a step", "a wait"):
+            ((name, plain),) = facts[f"beside {beside}"].items()
+            assert (name, plain["notes"]) == ("plain", [GREENLETS_NOTE])
+            assert plain["shares"]["wait"] > 0.5
+            assert plain["shares"].keys().isdisjoint({"stay_in_a_step", "run"})
+        one, two = (facts["in tasks"][name]["shares"] for name in ("one", "two"))
+        assert (one["nap_one"] > 0.5, two["nap_two"] > 0.5) == (True, True)
+        assert ("nap_two" in one, "nap_one" in two) == (False, False)
+
+
+def test_a_pool_of_greenlets_calls_us(ways: dict[str, dict[str, Any]]) -> None:
+    """Whose request it is cannot be told then: the report says so, and shows nobody's frames."""
+    for facts in ways.values():
+        requests = facts["called by a pool"]
+        assert requests.keys() == {"first", "second"}
+        for request in requests.values():
+            assert Lost.NO_THREAD.value in request["notes"]
+            assert GREENLETS_NOTE not in request["notes"]
+            assert {name for name, share in request["shares"].items() if share} == {NOT_SAMPLED}
 
 
 # -- eventlet.

@@ -568,21 +568,29 @@ def test_profile_starts_with_the_task(run: Callable[[Any], Any], shop: Watched) 
     assert BEFORE_FIRST_SAMPLE in functions(profile)
 
 
+def keep_known_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put back after the test what is known of libraries, and begin with nothing."""
+    learned = ("current_greenlet", "current_task", "gevents_hub", "look_further", "running_loop", "busy_loops")
+    for name in ("_known", *learned):
+        monkeypatch.setattr(runners, name, getattr(runners, name))
+    runners._known = None
+
+
 @pytest.mark.parametrize(
     ("name", "half", "whole"),
     [
         ("asyncio", {"_get_running_loop": lambda: None}, {"current_task": lambda _loop: None}),
         ("greenlet", {}, {"getcurrent": lambda: SimpleNamespace(parent=None)}),
+        ("gevent.hub", {}, {"Hub": type("Hub", (), {})}),
     ],
 )
 def test_a_library_that_is_just_being_imported(
     monkeypatch: pytest.MonkeyPatch, name: str, half: dict[str, Any], whole: dict[str, Any]
 ) -> None:
     """It is known once it is all there: what it lacked at the first look would be missed for ever."""
-    for known in ("_known", "current_task", "look_further", "running_loop"):
-        monkeypatch.setattr(runners, known, getattr(runners, known))
-    runners._known = None
+    keep_known_libraries(monkeypatch)
     monkeypatch.setitem(sys.modules, "gevent", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "gevent.hub", SimpleNamespace(Hub=type("Hub", (), {})))
     library = SimpleNamespace(**half)
     monkeypatch.setitem(sys.modules, "greenlet", SimpleNamespace(getcurrent=lambda: SimpleNamespace(parent=None)))
     monkeypatch.setitem(sys.modules, name, library)
@@ -612,15 +620,13 @@ def test_no_function_of_python_tells_the_task(run: Callable[..., Any]) -> None:
 
 def test_somebody_elses_way_to_tell_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever replaces the function of asyncio is asked."""
-    for known in ("_known", "current_task", "look_further", "running_loop"):
-        monkeypatch.setattr(runners, known, getattr(runners, known))
+    keep_known_libraries(monkeypatch)
 
     @functools.wraps(asyncio.current_task)
     def current_task(loop: object = None) -> None:
         """Tell nothing."""
 
     monkeypatch.setattr(asyncio, "current_task", current_task)
-    runners._known = None
     runners.notice_new_libraries()
     assert runners.current_task is current_task
 

@@ -124,16 +124,20 @@ class SlowSpanProcessor(SpanProcessor):
         # Compared by identity: hashing an enum member costs more than all the rest for spans of other kinds.
         if span._kind in self._kinds and (watcher := self._watcher).enabled:
             try:
-                # Mostly it is a thread that runs one request after the other.
-                runner: Any = known_threads.get(get_ident())
-                loop = runners.running_loop()
-                if runner is None:
-                    runner = runners.runner_on(None, loop)
-                elif loop is not None:
-                    task = runners.current_task(loop)
-                    runner = (runner, task) if task is not None else None
-                elif runners.look_further is not None:
-                    runner = runners.look_further(runner)
+                runner: Any
+                hub = runners.gevents_hub
+                # Where gevent is at work it is mostly a greenlet of its own, which leads to its thread.
+                if hub is None or runners.busy_loops or type((runner := runners.current_greenlet()).parent) is not hub:
+                    # Else a thread that runs one request after the other.
+                    runner = known_threads.get(get_ident())
+                    loop = runners.running_loop()
+                    if runner is None:
+                        runner = runners.runner_on(None, loop)
+                    elif loop is not None:
+                        task = runners.current_task(loop)
+                        runner = (runner, task) if task is not None else None
+                    elif runners.look_further is not None:
+                        runner = runners.look_further(runner)
                 if runner is None or watcher.keeps_apart:
                     watcher.start_apart(span, runner)
                     return

@@ -16,7 +16,7 @@ from slowspan.recording import stack_sampler
 from slowspan.recording.carriers import ThreadCarrier, known_threads, name_of_thread
 from slowspan.recording.finished import Finished
 from slowspan.recording.recording import Lost
-from slowspan.recording.runners import carrier_that_starts, runner_here
+from slowspan.recording.runners import carrier_that_starts, is_called_by_greenlets, runner_here
 from slowspan.recording.turns import Turns
 from slowspan.running_spans import RunningSpans
 from slowspan.stand_in import StandIn, stand_aside, stand_aside_if_there
@@ -99,8 +99,10 @@ class SpanWatcher:
         # Below it a span is ended without a second thought. The inline engine has a profiler to stop in any case.
         self.quick_ns: int = settings.min_threshold_ns if self._inline is None else -(2**63)
         margin_ns = settings.min_threshold_ns - settings.start_after_ns
-        self._always_apart = self._inline is not None or children is not None or margin_ns < SURE_NS
-        has_jobs = children is not None or settings.span_kinds != ("SERVER",)
+        self._serves_functions = children is not None
+        self._always_apart = self._inline is not None or self._serves_functions or margin_ns < SURE_NS
+        self._is_called_by_greenlets = False
+        has_jobs = self._serves_functions or settings.span_kinds != ("SERVER",)
         self.max_age_ns: int = max(JOB_AGE_NS if has_jobs else REQUEST_AGE_NS, settings.longest_ns)
         self.margin_ns: int = self.max_age_ns if self._always_apart else margin_ns
         self.keeps_apart: bool = self._always_apart
@@ -160,14 +162,14 @@ class SpanWatcher:
             _say_off()
             return
         thread = known_threads.get(native.get_ident())
-        if thread is None:
+        if (runner is None and thread is None) or self._is_called_by_greenlets:
             # A pool calls the processor for the thread that starts the span.
             runner = carrier_that_starts(span)
         if not self._spans.stand_in(span):
             return
         self._spans.open_apart(span)
         self.seen += 1
-        if runner is None or not runner[1]:
+        if runner is None or (isinstance(runner, ThreadCarrier) and not runner.native_id):
             # Recorded although it may be fast: nobody else would know of it.
             self._spans.record(span, ThreadCarrier(0, 0)).lost = Lost.EVENT_LOOP if runner is None else Lost.NO_THREAD
             return
@@ -198,6 +200,13 @@ class SpanWatcher:
 
     def wake_sampler(self, key: object, young: Young) -> None:
         """Have the sampler look at a span, which is ``young`` by this key."""
+        if not self._serves_functions and is_called_by_greenlets():
+            self._is_called_by_greenlets = self._always_apart = self.keeps_apart = True
+            nobodys = self.young[key] = young[0], ThreadCarrier(0, 0), young[2], young[3]
+            recording = self._spans.move_on(key, nobodys)
+            if recording is not None:
+                recording.lost = Lost.NO_THREAD
+            return
         try:
             self._sampler.wake()
         except RuntimeError:

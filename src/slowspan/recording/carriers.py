@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from _thread import get_native_id
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from slowspan import native
 from slowspan.fork import call_after_fork
@@ -135,9 +135,18 @@ calling_thread: CallingThread = CallingThread()
 call_after_fork(calling_thread.forget_others)
 
 
-Runner = tuple[Any, Any]
-"""A thread and the task or greenlet that it ran at the span's start, or one of these two and the turns of the generator
-that it ran: what a fast request leaves, unread."""
+class Greenlet(Protocol):
+    """One that gevent has started."""
+
+    @property
+    def parent(self) -> Any:
+        """Its hub."""
+        ...
+
+
+Runner = tuple[Any, Any] | Greenlet
+"""A greenlet of gevent's, or a thread and the task or other greenlet that it ran at the span's start, or one of all
+these and the turns of the generator that it ran: what a fast request leaves, unread."""
 
 
 def carrier_of(runner: ThreadCarrier | Runner) -> Carrier:
@@ -148,8 +157,9 @@ def carrier_of(runner: ThreadCarrier | Runner) -> Carrier:
     """
     if isinstance(runner, ThreadCarrier):
         return runner
-    outer: Any = runner[0]
-    unit: Any = runner[1]
+    outer: Any
+    unit: Any
+    outer, unit = runner if isinstance(runner, tuple) else (_thread_of(runner.parent), runner)
     if hasattr(unit, "gr_frame"):
         return GreenletCarrier(outer.thread_id, outer.native_id, weakref.ref(unit))
     if hasattr(unit, "get_coro"):
@@ -160,4 +170,12 @@ def carrier_of(runner: ThreadCarrier | Runner) -> Carrier:
 
 def key_of(runner: ThreadCarrier | Runner) -> int:
     """Return the ``key`` of the carrier that ``carrier_of`` would return."""
-    return runner.key if isinstance(runner, ThreadCarrier) else id(runner[1])
+    if isinstance(runner, ThreadCarrier):
+        return runner.key
+    return id(runner[1] if isinstance(runner, tuple) else runner)
+
+
+def _thread_of(hub: Any) -> ThreadCarrier:
+    thread_id = hub.thread_ident
+    # gevent gives the main thread another id in ``threading``, by which it is not found there.
+    return known_threads.get(thread_id) or ThreadCarrier(thread_id, native.native_id_of(thread_id))

@@ -93,6 +93,17 @@ def runner_on(thread: ThreadCarrier | None, loop: object) -> ThreadCarrier | Run
     return thread if look_further is None else look_further(thread)
 
 
+def is_called_by_greenlets() -> bool:
+    """Return whether a thread pool with greenlets for threads calls a span processor for the one that starts a span.
+
+    Nothing leads from there to that one. To be asked in a processor's callback, when it is called for the first time.
+    """
+    if gevents_hub is None or not isinstance(current_greenlet().parent, gevents_hub):
+        return False
+    _ = calling_thread.carrier  # Has the thread known, to which the hubs of requests lead later.
+    return _is_called_by_pool()
+
+
 def _task_beyond_asgiref() -> Runner | None:
     future = handoffs.work_of_this_thread()
     task = handoffs.waiter_of(future) if future is not None else None
@@ -111,7 +122,7 @@ _known: frozenset[str] | None = None
 
 def notice_new_libraries() -> None:
     """Notice libraries that were imported since the last call. Takes microseconds; the sampler's thread calls it."""
-    global _known, current_task, look_further, running_loop
+    global _known, current_greenlet, current_task, gevents_hub, look_further, running_loop, busy_loops
     loaded = _LIBRARIES.intersection(sys.modules.keys() & _LIBRARIES)
     if loaded == _known:
         return
@@ -122,9 +133,17 @@ def notice_new_libraries() -> None:
         return  # Another thread is importing it.
     if not loaded.isdisjoint({"eventlet", "gevent"}) and not hasattr(sys.modules.get("greenlet"), "getcurrent"):
         return  # The same, of the extension on which they stand.
+    hub = getattr(sys.modules.get("gevent.hub"), "Hub", None) if "gevent" in loaded else None
+    if "gevent" in loaded and hub is None:
+        return
     # In this order: a request that is told of a loop by the second one asks the first one for its task.
-    current_task, running_loop = _without_a_frame(get_task), get_loop
+    current_greenlet = getattr(sys.modules.get("greenlet"), "getcurrent", None)
+    current_task = _without_a_frame(get_task) if hub is None else _task_or_greenlet(get_task, hub)
+    running_loop = get_loop
     look_further = _make_look(loaded) if loaded - {"asyncio"} else None
+    # Where it is not there, or asyncio is not, the thread is asked for a loop each time.
+    busy_loops = getattr(sys.modules.get("asyncio.tasks"), "_current_tasks", True)
+    gevents_hub = hub
     _known = loaded
 
 
@@ -140,17 +159,45 @@ def _without_a_frame(get_task: Any) -> Any:
     return tasks.get if is_theirs and isinstance(tasks, dict) else get_task
 
 
+def _task_or_greenlet(get_task: Any, hub: type) -> Any:
+    """Return what tells what runs on the thread of an event loop where that may be one of gevent's greenlets.
+
+    asyncio tells of a loop all the time for which it runs, and of a task until the end of its step, also to the
+    greenlets that have the thread meanwhile.
+
+    Args:
+        get_task: ``asyncio.current_task``.
+        hub: ``gevent.hub.Hub``.
+    """
+
+    def is_beside(loop: Any, greenlet: Any) -> bool:
+        # What neither gevent nor a thread has started, a task has. A loop that is compiled blocks its thread.
+        code = getattr(getattr(type(loop), "run_forever", None), "__code__", None)
+        if code is None or not (greenlet.parent is None or isinstance(greenlet.parent, hub)):
+            return False
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_code is not code:
+            frame = frame.f_back
+        return frame is None
+
+    def current(loop: Any) -> Any:
+        greenlet = current_greenlet()
+        return greenlet if is_beside(loop, greenlet) else get_task(loop)
+
+    return current
+
+
 def _make_look(loaded: frozenset[str]) -> Callable[[ThreadCarrier], ThreadCarrier | Runner | None]:
     """Return what finds a request that is on no event loop, with these libraries."""
-    current_greenlet = getattr(sys.modules.get("greenlet"), "getcurrent", None)
+    getcurrent = getattr(sys.modules.get("greenlet"), "getcurrent", None)
     trio = sys.modules.get("trio")
     has_asgiref, has_eventlet = "asgiref.sync" in loaded, "eventlet" in loaded
 
     def look(thread: ThreadCarrier) -> ThreadCarrier | Runner | None:
         if has_eventlet and native.eventlet_has_replaced_threads():
             return None
-        if current_greenlet is not None:
-            greenlet = current_greenlet()
+        if getcurrent is not None:
+            greenlet = getcurrent()
             # A thread's first greenlet is the thread itself, unless gevent has it wait in turns with others.
             if greenlet.parent is not None or _has_hub():
                 return thread, greenlet
@@ -186,7 +233,16 @@ running_loop: Callable[[], Any] = _notice_first
 """Returns the event loop that runs on the calling thread, or None."""
 
 current_task: Any = None
-"""Returns the task that runs on a loop, or None."""
+"""Returns the task that runs on a loop, or None; a greenlet where that has the loop's thread meanwhile."""
+
+gevents_hub: type | None = None
+"""gevent's class of what greenlets go back to, once it is loaded: the parent of each greenlet that it has started."""
+
+current_greenlet: Any = None
+"""Returns the greenlet that runs on the calling thread."""
+
+busy_loops: object = True
+"""True while an event loop runs a step of a task, on any thread."""
 
 look_further: Callable[[ThreadCarrier], ThreadCarrier | Runner | None] | None = None
 """Finds what runs a request on no event loop, where a library is loaded that runs many of those on one thread."""
