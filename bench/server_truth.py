@@ -44,7 +44,7 @@ class Model:
     Attributes:
         name: For people.
         command: Makes the server's command for a port.
-        page: What is asked for.
+        page: What is asked for; several, in turn, with spaces between them.
         requests: How many at once.
         env: More environment variables.
     """
@@ -62,6 +62,10 @@ def _uvicorn(application: str, loop: str = "asyncio") -> Callable[[int], list[st
 
 def _gunicorn(application: str) -> Callable[[int], list[str]]:
     return lambda port: server_models.gunicorn(application, port)
+
+
+def _gevent(application: str) -> Callable[[int], list[str]]:
+    return lambda port: server_models.gevent(application, port)
 
 
 def _python(module: str) -> Callable[[int], list[str]]:
@@ -90,6 +94,7 @@ MODELS = (
     Model("Django async def, gunicorn", _gunicorn("django_parts:wsgi"), "/waits", env={**DJANGO, **THREADS}),
     Model("Django def, uvicorn", _uvicorn("django_parts:asgi"), "/blocks", env={**DJANGO, **THREADS}),
     Model("Django async def, uvicorn", _uvicorn("django_parts:asgi"), "/waits", env={**DJANGO, **THREADS}),
+    Model("Flask def, gunicorn gevent", _gevent("gevent_parts:app"), "/waits /blocks /steps", 50),
     Model("aiohttp", _python("aiohttp_parts"), "/waits"),
     Model("Tornado", _python("tornado_parts"), "/waits"),
 )
@@ -113,7 +118,8 @@ def measure(options: Options) -> Iterator[Figure]:
 def _errors(model: Model, upstream: str) -> list[float]:
     """Start a server, ask it for the page many times at once; return the largest error of each request."""
     port = servers.free_port()
-    paths = [f"{model.page}/{number}" for number in range(model.requests)]
+    pages = model.page.split()
+    paths = [f"{pages[number % len(pages)]}/{number}" for number in range(model.requests)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         env = {**SETTINGS, "UPSTREAM": upstream, "DATABASE": str(folder / "db"), "SCALE": "2", **model.env}

@@ -124,6 +124,12 @@ def gunicorn(application: str, port: int, threads: int = 24) -> list[str]:
     return [str(SCRIPTS / "gunicorn"), *options, application]
 
 
+def gevent(application: str, port: int) -> list[str]:
+    """Return the command that serves a WSGI application in greenlets of one process."""
+    options = [f"--bind=127.0.0.1:{port}", "--worker-class=gevent", "--workers=1", "--graceful-timeout=5"]
+    return [str(SCRIPTS / "gunicorn"), *options, application]
+
+
 def python(module: str, port: int) -> list[str]:
     """Return the command that runs a server of its own."""
     return [sys.executable, str(APPS / f"{module}.py"), str(port)]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import servers
-from server_models import SCRIPTS, Server, compare, python, serving
+from server_models import Server, compare, gevent, python, serving
 from slowspan.recording.recording import Lost
 from slowspan.recording.resolve import GREENLETS_NOTE
 from slowspan.recording.synthetic import COMPUTED_NOT_SEEN as NOT_SEEN
@@ -34,7 +34,6 @@ OFF = "slowspan is off: eventlet has replaced the threads of this process"
 def gunicorn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Serve a Flask application with gunicorn's gevent worker."""
     folder, port = tmp_path_factory.mktemp("gevent"), servers.free_port()
-    options = [f"--bind=127.0.0.1:{port}", "--worker-class=gevent", "--workers=1", "--graceful-timeout=5"]
     env = {
         **FEW_INSTRUMENTATIONS,
         "OTEL_PYTHON_SLOWSPAN_OVERHEAD_BUDGET": "1",
@@ -43,7 +42,7 @@ def gunicorn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         # To wait for fifty pages would take a small machine seconds.
         "OTEL_PYTHON_SLOWSPAN_FLUSH_TIMEOUT": "0.5",
     }
-    with serving([str(SCRIPTS / "gunicorn"), *options, "gevent_parts:app"], port, folder, env=env) as server:
+    with serving(gevent("gevent_parts:app", port), port, folder, env=env) as server:
         yield server
     log = server.log.read_text()
     assert "Worker exiting" in log
