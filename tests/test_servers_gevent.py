@@ -108,6 +108,8 @@ def test_gevent_and_event_loops(ways: dict[str, dict[str, Any]]) -> None:
             assert (name, plain["notes"]) == ("plain", [GREENLETS_NOTE])
             assert plain["shares"]["wait"] > 0.5
             assert plain["shares"].keys().isdisjoint({"stay_in_a_step", "run"})
+        # Where its greenlet has not the thread it cannot be found, and what has it is not shown instead.
+        assert facts["in a step"]["task"]["shares"].keys().isdisjoint({"compute_beside", "run"})
         one, two = (facts["in tasks"][name]["shares"] for name in ("one", "two"))
         assert (one["nap_one"] > 0.5, two["nap_two"] > 0.5) == (True, True)
         assert ("nap_two" in one, "nap_one" in two) == (False, False)

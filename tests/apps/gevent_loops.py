@@ -69,6 +69,22 @@ def in_tasks(**options: Any) -> dict[str, Any]:
         return shown(shop)
 
 
+def in_a_step(**options: Any) -> dict[str, Any]:
+    """Serve a request in a task that lets another greenlet have the thread, which computes."""
+    with watched(**options) as shop:
+        others = gevent.spawn(lambda: [compute_beside() for _ in range(20)])
+        gevent.spawn(lambda: asyncio.run(handle(shop, stay_in_a_step, "task"))).get()
+        others.get()
+        return shown(shop)
+
+
+def compute_beside() -> None:
+    gevent.sleep(0)
+    end = time.perf_counter() + SECONDS / 20
+    while time.perf_counter() < end:
+        sum(range(200))
+
+
 def called_by_a_pool(**options: Any) -> dict[str, Any]:
     """Serve a request of which the SDK tells its processors in a pool's thread, that is, in another greenlet."""
     provider = TracerProvider(active_span_processor=ConcurrentMultiSpanProcessor(), shutdown_on_exit=False)
@@ -86,6 +102,7 @@ def main() -> None:
             "beside a step": beside_a_loop(stay_in_a_step, **options),
             "beside a wait": beside_a_loop(nap_one, **options),
             "in tasks": in_tasks(**options),
+            "in a step": in_a_step(**options),
             "called by a pool": called_by_a_pool(**options),
         }
     json.dump(facts, sys.stdout)

@@ -104,14 +104,14 @@ def is_in_greenlet(task: Any, thread_id: int, top: FrameType | None) -> bool:
     """Return whether a thread runs a greenlet that the event loop's running task has switched to.
 
     The outermost frame of such a greenlet has no caller, so that nothing in it leads to the task. So this is to be
-    asked only where the task's own frame is not among the thread's.
+    asked only where the task's own frame is not among the thread's. With gevent it can be anybody's.
 
     Args:
         task: The task that was found running.
         thread_id: Its event loop's thread.
         top: The innermost frame of that thread.
     """
-    if top is None or "greenlet" not in sys.modules:
+    if top is None or "greenlet" not in sys.modules or "gevent.hub" in sys.modules:
         return False
     frame: FrameType | None = top
     while frame is not None:
