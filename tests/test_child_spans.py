@@ -376,10 +376,12 @@ def test_an_error_at_the_end_does_not_reach_the_application(
 ) -> None:
     """The span ends, whatever happens here."""
     site = apart_site
-    monkeypatch.setattr(site.processor._watcher.children, "close", lambda _context: 1 / 0)
-    request = site.start()
-    child(site, request).end()
-    request.end()
+    with monkeypatch.context() as patch:
+        patch.setattr(site.processor._watcher.children, "close", lambda _context: 1 / 0)
+        request = site.start()
+        child(site, request).end()
+        request.end()
+    # From here on it is as ever: a recording, if the request has become late, goes with its span.
     assert request.end_time is not None
     assert site.processor.status().drops == {"internal_error": 1}
 
