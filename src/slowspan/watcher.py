@@ -203,17 +203,18 @@ class SpanWatcher:
         if not self._serves_functions and is_called_by_greenlets():
             self._is_called_by_greenlets = self._always_apart = self.keeps_apart = True
             nobodys = self.young[key] = young[0], ThreadCarrier(0, 0), young[2], young[3]
-            recording = self._spans.move_on(key, nobodys)
-            if recording is not None:
-                recording.lost = Lost.NO_THREAD
+            self._lose(key, nobodys, Lost.NO_THREAD)
             return
         try:
             self._sampler.wake()
         except RuntimeError:
             # No thread can be started here, for example at the interpreter's end.
-            recording = self._spans.move_on(key, young)
-            if recording is not None:
-                recording.lost = Lost.SAMPLER_OFF
+            self._lose(key, young, Lost.SAMPLER_OFF)
+
+    def _lose(self, key: object, young: Young, reason: Lost) -> None:
+        recording = self._spans.move_on(key, young)
+        if recording is not None:
+            recording.lost = reason
 
     def end(self, below: Callable[[int], None], span: Span, end_time: int | None = None) -> None:
         """End a span, and finish its recording if it was slow. Stands in for ``span.end``.

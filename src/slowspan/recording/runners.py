@@ -189,15 +189,14 @@ def _task_or_greenlet(get_task: Any, hub: type) -> Any:
 
 def _make_look(loaded: frozenset[str]) -> Callable[[ThreadCarrier], ThreadCarrier | Runner | None]:
     """Return what finds a request that is on no event loop, with these libraries."""
-    getcurrent = getattr(sys.modules.get("greenlet"), "getcurrent", None)
     trio = sys.modules.get("trio")
     has_asgiref, has_eventlet = "asgiref.sync" in loaded, "eventlet" in loaded
 
     def look(thread: ThreadCarrier) -> ThreadCarrier | Runner | None:
         if has_eventlet and native.eventlet_has_replaced_threads():
             return None
-        if getcurrent is not None:
-            greenlet = getcurrent()
+        if current_greenlet is not None:
+            greenlet = current_greenlet()
             # A thread's first greenlet is the thread itself, unless gevent has it wait in turns with others.
             if greenlet.parent is not None or _has_hub():
                 return thread, greenlet
@@ -239,7 +238,7 @@ gevents_hub: type | None = None
 """gevent's class of what greenlets go back to, once it is loaded: the parent of each greenlet that it has started."""
 
 current_greenlet: Any = None
-"""Returns the greenlet that runs on the calling thread."""
+"""Returns the greenlet that runs on the calling thread; None where no library with greenlets is known."""
 
 busy_loops: object = True
 """True while an event loop runs a step of a task, on any thread."""
