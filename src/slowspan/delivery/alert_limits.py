@@ -30,7 +30,7 @@ _WORST_BITS = 21
 """Bits of ``told`` for the worst duration, as a logarithm; 32 more hold Unix time. Redis scripts count to 2 ** 53."""
 
 _SKEW = 2.0
-"""Seconds by which a server may let a lease lapse later than we think: some count in whole seconds."""
+"""Seconds within which a server has let a lease lapse that has ended for us."""
 
 _STEPS = 60_000
 """Steps of that logarithm for a factor of e: twice as slow is told from twice as slow less 0.002 %."""
@@ -55,6 +55,8 @@ class LimitsStore:
         self._policy = policy
         self._keep = math.ceil(2 * policy.window)
         self._lease = max(1, math.ceil(policy.lease))
+        # A server that counts in whole seconds may be up to one early, and would give one claim to two.
+        self._lapses_after = self._lease + 1
         self._start_anew()
         call_after_fork(self._start_anew)
 
@@ -75,7 +77,7 @@ class LimitsStore:
         hour = hour_of(now)
         if not self._has_room(hour):
             return self._hold_back(key, told, duration_ns, hour, counted=counted, held=held)
-        if self._counters.incr(f"{key.digest}:lease", self._lease) != 1:
+        if self._counters.incr(f"{key.digest}:lease", self._lapses_after) != 1:
             self._count(key.digest, _unpack(told)[0], duration_ns, seen)
             return None
         # Another one may have told it, and given the lease back, since it was looked up above.
