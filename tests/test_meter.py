@@ -10,7 +10,7 @@ from slowspan import native
 from slowspan.recording import meter as meter_module
 from slowspan.recording.gauge import ThreadEndedError
 from slowspan.recording.meter import Meter
-from slowspan.recording.sight import Sight, State
+from slowspan.recording.sight import GuestLoop, Sight, State
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -75,11 +75,11 @@ class Looks:
         self.meter = Meter(HOME, shared=shared)
         self._at_ns = 0
 
-    def look(self, shown: int, guests: Collection[int] = ()) -> float | None:
+    def look(self, shown: int, guests: Collection[int] = (), loop: GuestLoop | None = None) -> float | None:
         """Read it; return the CPU time so far, in milliseconds."""
         self._at_ns += 10 * MS
         state = State.ON_THREAD if shown else State.SUSPENDED
-        cpu_ns = self.meter.read(Sight([], 0, state, shown, guests=guests), HOME, self._at_ns)
+        cpu_ns = self.meter.read(Sight([], 0, state, shown, guests=guests, guest_loop=loop), HOME, self._at_ns)
         return cpu_ns / MS if cpu_ns is not None else None
 
 
@@ -182,3 +182,39 @@ def test_the_end_of_a_request_that_has_its_thread_to_itself(gauges: Gauges) -> N
         looks.look(HOME)
     gauges.compute(HOME, ms=8)
     assert looks.meter.at_end(gauges[HOME].cpu_ns()) == 24 * MS
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_loop_elsewhere_that_has_no_other_tasks(gauges: Gauges, shared: bool) -> None:
+    """What its thread has computed between two looks is the request's, wherever it was when they came."""
+    looks = Looks(shared=shared)
+    looks.look(0, loop=GuestLoop(2, is_busy=False, moved=True))
+    for number, shown in enumerate([2, 0, 0, 2], 1):
+        gauges.compute(2, ms=4)
+        assert looks.look(shown, loop=GuestLoop(2, is_busy=False, moved=True)) == 4 * number
+
+
+def test_a_loop_elsewhere_that_has_other_tasks(gauges: Gauges) -> None:
+    """What it computes while the request does not move, or until it is found at others' work, is theirs."""
+    looks = Looks()
+    looks.look(0, loop=GuestLoop(2, is_busy=False, moved=True))
+    for loop in (GuestLoop(2, is_busy=False, moved=False), GuestLoop(2, is_busy=True, moved=True)):
+        gauges.compute(2, ms=4)
+        assert looks.look(0, loop=loop) == 0
+    # It was found once, and others were: it gets half, or all where it is found now.
+    gauges.compute(2, ms=4)
+    assert looks.look(0, loop=GuestLoop(2, is_busy=False, moved=True)) == 2
+    gauges.compute(2, ms=4)
+    assert looks.look(2, loop=GuestLoop(2, is_busy=False, moved=True)) == 6
+
+
+def test_no_two_requests_of_one_thread_have_the_same_time(gauges: Gauges) -> None:
+    """Of several that were found running, since the loop went on between the looks, each has its part."""
+    looks = Looks()
+    looks.look(HOME)
+    here, away = Sight([], 0, State.ON_THREAD, HOME), Sight([], 0, State.SUSPENDED)
+    for sight, running, expected in ((here, 1, 8), (here, 2, 12), (away, 1, 12), (away, 0, 18)):
+        gauges.compute(HOME, ms=8)
+        cpu_ns = looks.meter.read(sight, HOME, 10**9, running)
+        assert cpu_ns is not None
+        assert cpu_ns / MS == pytest.approx(expected, abs=0.1)

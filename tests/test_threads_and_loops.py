@@ -120,3 +120,43 @@ def test_work_that_the_loop_has_not_taken_up(shop: Watched) -> None:
     profile = shop.profile()
     assert seconds_below(profile, "call_with_asyncio", "result", "wait") > LONG / 4
     assert "hold_the_loop" not in functions(profile)
+
+
+def compute(seconds: float) -> None:
+    """Use the processor for so long."""
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        sum(number * number % 7 for number in range(300))
+
+
+async def bursts() -> None:
+    """Compute for 0.3 s in all, and wait in between."""
+    for _ in range(30):
+        compute(0.01)
+        await asyncio.sleep(0.01)
+
+
+async def one_sleep() -> None:
+    """Need the event loop at the end only."""
+    await asyncio.sleep(2 * LONG)
+
+
+def computed(shop: Watched) -> float:
+    """Return the seconds that the request has computed, as its profile tells."""
+    return sum(sample.cpu_ns for sample in shop.profile().samples) / 1e9
+
+
+def test_computing_in_the_loop_of_another_thread(shop: Watched) -> None:
+    """What the request's task computes between its waits is the request's, however short it is each time."""
+    with loop_in_background() as loop:
+        shop.request(lambda: call_with_asyncio(bursts, loop))
+    assert computed(shop) == pytest.approx(0.3, rel=0.4)
+
+
+def test_what_others_compute_in_the_loop_of_another_thread(shop: Watched) -> None:
+    """While the request's task waits there, the loop's thread computes for others."""
+    with loop_in_background() as loop:
+        other = asyncio.run_coroutine_threadsafe(bursts(), loop)
+        shop.request(lambda: call_with_asyncio(one_sleep, loop))
+        other.result()
+    assert computed(shop) < 0.1

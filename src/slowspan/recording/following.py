@@ -10,7 +10,7 @@ from slowspan.recording import handoffs
 from slowspan.recording.awaitables import coroutine_of, frame_of, is_compiled, is_running
 from slowspan.recording.kin import Kin
 from slowspan.recording.memory import Memory
-from slowspan.recording.sight import CarrierGoneError, Sight, State
+from slowspan.recording.sight import CarrierGoneError, GuestLoop, Sight, State
 from slowspan.recording.stacks import flatten, line_of, marker, shortened
 from slowspan.recording.synthetic import WAITING_FOR_LOOP
 from slowspan.recording.threads import leads_on
@@ -238,4 +238,25 @@ def sight_of(walk: Walk, state: State | None, *, held: bool = False, loop_is_bus
         flat.append(code)
         flat.append(offset)
     thread_id = walk.thread_id if state is State.ON_THREAD else 0
-    return Sight(shortened(flat), walk.line, state, thread_id, walk.moved, held, loop_is_busy, frozenset(walk.guests))
+    return Sight(
+        shortened(flat),
+        walk.line,
+        state,
+        thread_id,
+        walk.moved,
+        held,
+        loop_is_busy,
+        frozenset(walk.guests),
+        _guest_loop(walk),
+    )
+
+
+def _guest_loop(walk: Walk) -> GuestLoop | None:
+    """Return the event loop to which a walk has come, unless it is at home; None where its thread is not known."""
+    loop = walk.memory.last_loop(walk.loop)
+    thread_id = getattr(loop, "_thread_id", None)  # Of uvloop's it is not to be had.
+    if not thread_id or thread_id == walk.home:
+        return None
+    is_here = walk.thread_id == thread_id
+    is_busy = not is_here and sys.modules["asyncio"].current_task(loop) is not None
+    return GuestLoop(thread_id, is_busy, walk.moved_in_loop)

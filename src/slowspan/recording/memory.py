@@ -24,6 +24,7 @@ class Memory:
         """Number of the look: children that wait side by side are shown in turns."""
         self._waiters: dict[int, weakref.ref[Any]] = {}
         self._workers: dict[int, _Worker] = {}
+        self._loop: weakref.ref[Any] | None = None
 
     def has_moved(self, coroutine: Any, waiter: Any) -> bool:
         """Note what a coroutine waits for; tell whether that is something else than at the last look."""
@@ -34,6 +35,13 @@ class Memory:
             self._waiters.clear()
         self._waiters[id(coroutine)] = weakref.ref(waiter)
         return True
+
+    def last_loop(self, loop: Any) -> Any:
+        """Return the event loop to which the way has led, or else the one to which it led the last time, or None."""
+        # A coroutine that a thread serves does not tell at every instant whose it is.
+        if loop is not None:
+            self._loop = weakref.ref(loop)
+        return self._loop() if self._loop is not None else None
 
     def worker(self, future: Any, at_work: Callable[[], Iterable[tuple[Any, int]]]) -> int:
         """Return the thread that works for a running ``concurrent.futures.Future``; 0 when none is found.

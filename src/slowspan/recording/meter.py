@@ -15,13 +15,37 @@ if TYPE_CHECKING:
     from slowspan.recording.sight import Sight
 
 
+class _Turns:
+    """How often a request was found running on a thread that it shares with others, and how often others were."""
+
+    __slots__ = ("_others", "_own")
+
+    def __init__(self) -> None:
+        self._own = self._others = 0
+
+    def share(self, *, is_here: bool, is_busy: bool, moved: bool) -> float:
+        """Return the request's part of the time that the thread has computed since the last look."""
+        if is_here:
+            self._own += 1
+            return 1.0
+        if is_busy:
+            self._others += 1
+            return 0.0
+        return self.usual_share() if moved else 0.0
+
+    def usual_share(self) -> float:
+        """Return the share in which it was found running."""
+        return (self._own + 1) / (self._own + self._others + 1)
+
+
 class _Guest:
     """A thread that works for the request for a while."""
 
-    __slots__ = ("_cpu_ns", "gauge")
+    __slots__ = ("_cpu_ns", "gauge", "turns")
 
     def __init__(self, thread_id: int) -> None:
         self.gauge = borrow_gauge(native.native_id_of(thread_id))
+        self.turns = _Turns()
         self._cpu_ns: int | None = None
 
     def used_ns(self) -> int:
@@ -39,8 +63,9 @@ class Meter:
 
     A thread that is the request's alone has a clock that tells. Of a thread that several requests use in turns, only
     its whole time is known: what it used while the request did not move was not the request's; what it used before a
-    look that finds the request on it was; of the rest the request gets the share in which it was found running. What
-    a pool's thread used is the request's if two looks, one after the other, find it at the request's work.
+    look that finds the request on it was; of the rest the request gets the share in which it was found running. So it
+    is for the thread of an event loop for which the request's own one waits. What a pool's thread used is the request's
+    if two looks, one after the other, find it at the request's work.
 
     Several threads can compute at once, but there is no more time to account for than passes.
 
@@ -63,21 +88,21 @@ class Meter:
         self._last_home_ns: int | None = None
         self._credit_ns = 0
         self._last_delay: tuple[ThreadGauge, int] | None = None
-        self._seen_running = 0
-        self._seen_others = 0
+        self._turns = _Turns()
 
     def close(self) -> None:
         """Give the gauges back."""
         self.home.give_back()
         self._leave_all_but(())
 
-    def read(self, sight: Sight, home_thread_id: int, at_ns: int) -> int | None:
+    def read(self, sight: Sight, home_thread_id: int, at_ns: int, running: int = 0) -> int | None:
         """Return the CPU time of the request so far, None where it cannot be known.
 
         Args:
             sight: Where the request is.
             home_thread_id: The thread on which it began.
             at_ns: The time of the look, since the start of the span.
+            running: How many requests were found running on that thread, at instants close to this one.
 
         Raises:
             ThreadEndedError: That thread has ended.
@@ -90,10 +115,20 @@ class Meter:
         last, self._last_home_ns = self._last_home_ns, home_ns
         own_ns = home_ns - last if last is not None else 0
         if self.shared and last is not None:
-            own_ns = int(own_ns * self._own_share(sight, is_guest=is_guest))
+            is_here = sight.state is State.ON_THREAD and not is_guest
+            moved = sight.moved and not is_guest
+            is_busy = sight.loop_is_busy or running > 0
+            own_ns = int(own_ns * self._turns.share(is_here=is_here, is_busy=is_busy, moved=moved) / max(running, 1))
         # Where a generator is followed into what takes its items, the home of that is another one.
-        guests = {sight.thread_id, *sight.guests} - {0, home_thread_id} if is_guest or sight.guests else ()
+        guests = {sight.thread_id, *sight.guests} - {0, home_thread_id} if is_guest or sight.guests else set()
+        loop = sight.guest_loop
+        if loop is not None:
+            guests.add(loop.thread_id)
         used = self._used_by_guests(guests) if guests or self._guests else {}
+        if loop is not None and loop.thread_id in used:
+            turns, is_here = self._guests[loop.thread_id].turns, sight.thread_id == loop.thread_id
+            share = turns.share(is_here=is_here, is_busy=loop.is_busy, moved=loop.moved)
+            used[loop.thread_id] = int(used[loop.thread_id] * share)
         shown_ns = used.get(sight.thread_id, 0) if is_guest else own_ns
         self.share = shown_ns / wall_ns if wall_ns else 0.0
         self._credit_ns += min(sum(used.values()), max(wall_ns - own_ns, 0))
@@ -112,7 +147,7 @@ class Meter:
             return cpu_ns + self._credit_ns
         last = self._last_home_ns
         # A look that finds the request running is one of many; this one finds it there whatever it did before.
-        return self._credit_ns + (int((cpu_ns - last) * self._usual_share()) if last is not None else 0)
+        return self._credit_ns + (int((cpu_ns - last) * self._turns.usual_share()) if last is not None else 0)
 
     def gauge(self, sight: Sight) -> ThreadGauge:
         """Return the gauge of the thread that the request is on."""
@@ -131,20 +166,6 @@ class Meter:
         """
         last, self._last_delay = self._last_delay, (gauge, gauge.delay_ns())
         return self._last_delay[1] - last[1] if last is not None and last[0] is gauge else 0
-
-    def _own_share(self, sight: Sight, *, is_guest: bool) -> float:
-        if sight.state is State.ON_THREAD and not is_guest:
-            self._seen_running += 1
-            return 1.0
-        if sight.loop_is_busy:
-            self._seen_others += 1
-            return 0.0
-        if not sight.moved or is_guest:
-            return 0.0
-        return self._usual_share()
-
-    def _usual_share(self) -> float:
-        return (self._seen_running + 1) / (self._seen_running + self._seen_others + 1)
 
     def _used_by_guests(self, thread_ids: Collection[int]) -> dict[int, int]:
         """Return how much CPU time each of the threads has used for the request since the last look."""

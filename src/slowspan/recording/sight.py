@@ -22,6 +22,16 @@ class State(enum.Enum):
     READY = "it could go on, but the event loop runs something else"
 
 
+class GuestLoop(NamedTuple):
+    """The event loop of another thread than a request's home, and the request's task in it."""
+
+    thread_id: int
+    is_busy: bool
+    """Whether it runs a task of somebody else."""
+    moved: bool
+    """Whether the request's task may have run since the last look."""
+
+
 class Sight(NamedTuple):
     """A request's stack at one instant. Holds no frame: none may outlive the look."""
 
@@ -39,6 +49,8 @@ class Sight(NamedTuple):
     """Whether the event loop runs a task of somebody else."""
     guests: Collection[int] = ()
     """All threads that work for the request at this instant, but for the one on which it began."""
+    guest_loop: GuestLoop | None = None
+    """Where its task is, if a thread waits for that."""
 
 
 class Follower(Protocol):

@@ -64,6 +64,8 @@ class Walk:
         running: The task that the event loop on that thread runs now, if any.
 
     Attributes:
+        home: The thread on which the request began.
+        memory: What is known from the last looks.
         path: Code objects and instruction offsets, outermost first.
         line: Line number of the innermost frame.
         thread_id: The thread that the request was found on, or 0.
@@ -71,7 +73,8 @@ class Walk:
         due_at: The time for which the innermost coroutine waits, as ``time.monotonic`` counts, or None.
         hops: How many tasks and threads it went through.
         in_queue: Whether it waits for a thread that has not taken up its work yet.
-        loop: The event loop of the last task that it went through.
+        loop: The event loop of the last task that it went through, or of what a coroutine awaits that a thread serves.
+        moved_in_loop: Whether the request may have run there since the last look.
         has_children: Whether it waits for several, or through another future: one that ends does not end the wait.
         guests: All threads that work for the request, but for its home.
     """
@@ -82,13 +85,14 @@ class Walk:
         self.thread_id: int = 0
         self.moved: bool = False
         self._frames = frames
-        self._memory = memory
-        self._home = home
+        self.memory: Memory = memory
+        self.home: int = home
         self._running = running
         self.due_at: float | None = None
         self.hops: int = 0
         self.in_queue: bool = False
         self.loop: Any = None
+        self.moved_in_loop: bool = False
         self.has_children: bool = False
         self.guests: set[int] = set()
         self._shown: dict[int, FrameType] = {}
@@ -153,17 +157,23 @@ class Walk:
             return self._wait_for(waiter, coroutine)
         if task is not None or is_known:
             return self._ready()
-        self.moved = True
+        self.moved = self.moved_in_loop = True
         return State.SUSPENDED
 
     def _wait_for(self, future: Any, coroutine: Any) -> State:
-        if self._memory.has_moved(coroutine, future):
-            self.moved = True
+        self._note_loop(future)
+        self.moved_in_loop = self.memory.has_moved(coroutine, future)
+        self.moved = self.moved or self.moved_in_loop
         return State.SUSPENDED
 
     def _ready(self) -> State:
-        self.moved = True
+        self.moved = self.moved_in_loop = True
         return State.READY
+
+    def _note_loop(self, future: Any) -> None:
+        """Note the event loop of a coroutine of which no task is known."""
+        if self.loop is None and hasattr(future, "get_loop"):
+            self.loop = future.get_loop()
 
     def _waits_for_time(self, onward: handoffs.Onward) -> bool:
         self.due_at = onward.due_at
@@ -180,6 +190,7 @@ class Walk:
 
     def _follow_future(self, future: Any, coroutine: Any) -> State | None:
         if future.done():
+            self._note_loop(future)
             return self._ready()
         if hasattr(future, "get_coro"):
             return self.follow_task(future)
@@ -213,11 +224,11 @@ class Walk:
         pending = [future for future in futures if not future.done()]
         if not pending:
             return self._ready()
-        turn = self._memory.turn
+        turn = self.memory.turn
         children = self._look_at_children(pending, turn % len(pending))
         # In an order that does not turn as well, or the same one would be shown again.
         on_threads = sorted((c for c in children if c.state is State.ON_THREAD), key=lambda child: child.thread_id)
-        at_home = [child for child in on_threads if child.thread_id == self._home]
+        at_home = [child for child in on_threads if child.thread_id == self.home]
         best = at_home or on_threads or children[:1]
         chosen = best[turn % len(best)]
         self.path += chosen.path
@@ -255,24 +266,24 @@ class Walk:
     def _follow_running(self, coroutine: Any) -> State | None:
         """Read the frames of a coroutine from the thread that runs it."""
         outermost = frame_of(coroutine)
-        for thread_id in (self._home, *self._frames):
+        for thread_id in (self.home, *self._frames):
             top = self._frames.get(thread_id)
             if top is not None and outermost is not None and _is_below(top, outermost):
                 return self.follow_thread(thread_id, outermost)
-        top = self._frames.get(self._home)
+        top = self._frames.get(self.home)
         if self._running is None or top is None or outermost is None or coroutine_of(self._running) is not coroutine:
             return None
         if is_compiled(coroutine):
             outermost = handoffs.outermost_of_step(top)
-            return self.follow_thread(self._home, outermost) if outermost is not None else None
-        if not handoffs.is_in_greenlet(self._running, self._home, top):
+            return self.follow_thread(self.home, outermost) if outermost is not None else None
+        if not handoffs.is_in_greenlet(self._running, self.home, top):
             return None
         self._add_callers(outermost)
-        return self.follow_thread(self._home)
+        return self.follow_thread(self.home)
 
     def _add_callers(self, outermost: FrameType) -> None:
         """Add the frames of a coroutine that has switched to a greenlet: all if they are found, else the outermost."""
-        frame = handoffs.frames_switched_from(self._home)
+        frame = handoffs.frames_switched_from(self.home)
         inner: list[tuple[CodeType, int]] = []
         while frame is not None and frame is not outermost:
             inner.append((frame.f_code, frame.f_lasti))
@@ -283,7 +294,7 @@ class Walk:
 
     def _add_greenlet(self, greenlet: Any) -> None:
         """Add the frames of a suspended greenlet, which awaits what comes next through the coroutine that made it."""
-        handoffs.note_greenlet(greenlet, self._home)
+        handoffs.note_greenlet(greenlet, self.home)
         frame: FrameType | None = greenlet.gr_frame
         if frame is None:
             return
@@ -295,7 +306,7 @@ class Walk:
         """Go on in the thread that works for a ``concurrent.futures.Future``."""
         if worker.done():
             return self._follow_done(worker)
-        thread_id = self._memory.worker(worker, self._at_work) if worker.running() else 0
+        thread_id = self.memory.worker(worker, self._at_work) if worker.running() else 0
         return self.follow_thread(thread_id, work=worker) if thread_id else self._wait_in_queue()
 
     def _follow_done(self, worker: Any) -> State | None:
@@ -333,7 +344,7 @@ class Walk:
             return None  # It has gone on to something else.
         self._visits.append(thread_id)
         self.moved = True
-        if thread_id != self._home:
+        if thread_id != self.home:
             self.guests.add(thread_id)
             self._shown[thread_id] = frame
         self._note_threads(part.handed_on)
@@ -358,7 +369,7 @@ class Walk:
             return lambda frame: frame is outermost
         if work is not None:
             return lambda frame: handoffs.is_work_item(frame, work)
-        return handoffs.is_worker_thread if thread_id != self._home else lambda _frame: False
+        return handoffs.is_worker_thread if thread_id != self.home else lambda _frame: False
 
     def _follow_awaited(self, awaited: Any) -> State | None:
         if is_future(awaited):
@@ -377,7 +388,7 @@ class Walk:
                 if id(future) in ids and len(found) < MAX_HOPS:
                     found[id(future)] = thread_id
         self.guests.update(found.values())
-        self.guests.discard(self._home)
+        self.guests.discard(self.home)
         return found
 
 
