@@ -6,8 +6,8 @@ their short parts. Every request measures its own parts and tells them in its an
 largest difference, in points, between a part's true share and its share among the request's own frames in its profile;
 a profile with another request's frames fails the run. The figure is the median over requests, as in ``bench.truth``.
 
-Threads that compute at once queue for one interpreter lock, and what is then known of them ``bench.truth`` tells. So
-where each request has a thread they begin to compute one after the other.
+Threads that compute at once queue for one interpreter lock. So where each request has a thread they begin to compute
+one after the other; but for those models in which two requests compute in short bursts, half of the time each.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ TARGET = 5.0
 """Points."""
 
 LOOP, THREADS = {"STAGGER": "0"}, {"START": "0.5", "STAGGER": "0.1"}
+BURSTS = {"START": "0.2"}
 DJANGO = {"DJANGO_SETTINGS_MODULE": "django_settings_parts"}
 
 
@@ -94,6 +95,11 @@ MODELS = (
     Model("Django async def, gunicorn", _gunicorn("django_parts:wsgi"), "/waits", env={**DJANGO, **THREADS}),
     Model("Django def, uvicorn", _uvicorn("django_parts:asgi"), "/blocks", env={**DJANGO, **THREADS}),
     Model("Django async def, uvicorn", _uvicorn("django_parts:asgi"), "/waits", env={**DJANGO, **THREADS}),
+    Model("FastAPI async def, bursts", _uvicorn(FASTAPI), "/bursts", 2, BURSTS),
+    Model("FastAPI def, bursts", _uvicorn(FASTAPI), "/thread-bursts", 2, BURSTS),
+    Model("Flask def, gunicorn, bursts", _gunicorn("flask_parts:app"), "/thread-bursts", 2, BURSTS),
+    Model("Flask async def, gunicorn, bursts", _gunicorn("flask_parts:app"), "/bursts", 2, BURSTS),
+    Model("Flask async def, gunicorn, one of bursts", _gunicorn("flask_parts:app"), "/bursts", 1, BURSTS),
     Model("Flask def, gunicorn gevent", _gevent("gevent_parts:app"), "/waits /blocks /steps", 50),
     Model("aiohttp", _python("aiohttp_parts"), "/waits"),
     Model("Tornado", _python("tornado_parts"), "/waits"),

@@ -10,7 +10,7 @@ import pytest
 from websockets.sync.client import connect
 
 import servers
-from server_models import Server, check, errors, python, seen_in, serving, upstream, uvicorn
+from server_models import TOLERANCE, Server, check, errors, python, seen_in, serving, upstream, uvicorn
 from slowspan.report.summary import time_shares
 from watched import functions
 
@@ -52,6 +52,14 @@ def fastapi(
 def test_fastapi_async_endpoints(fastapi: Server) -> None:
     """Of many requests in one event loop each shows its own awaits, children and code, with the right shares."""
     check(fastapi, "/waits", MANY)
+
+
+def test_fastapi_async_endpoints_that_compute_in_bursts(fastapi: Server) -> None:
+    """Requests that keep one event loop busy together, in short steps, are told apart."""
+    paths = [f"/bursts/{number}" for number in range(2)]
+    answers = fastapi.get_all(paths)
+    for path, profile in fastapi.profiles(paths).items():
+        assert all(abs(points) < TOLERANCE for points in errors(profile, answers[path]).values())
 
 
 def test_fastapi_def_endpoints(fastapi: Server) -> None:

@@ -65,3 +65,12 @@ def test_flask_async_views(tmp_path: Path) -> None:
     port = servers.free_port()
     with serving(gunicorn("flask_parts:app", port), port, tmp_path, env=ENVIRONMENT) as server:
         check(server, "/waits", MANY)
+        check(server, "/bursts", 1)
+        check(server, "/bursts", 2)
+
+
+def test_flask_threads_that_compute_in_bursts(tmp_path: Path) -> None:
+    """Of views that compute for less than the interpreter's switch interval each time, that is seen all the same."""
+    port = servers.free_port()
+    with serving(gunicorn("flask_parts:app", port), port, tmp_path, env={**ENVIRONMENT, "STAGGER": "0"}) as server:
+        check(server, "/thread-bursts", 2)

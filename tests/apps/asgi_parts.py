@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.responses import StreamingResponse
-from known_parts import blocks, fetch_part, gather_part, group_part, waits
+from known_parts import blocks, bursts, fetch_part, gather_part, group_part, thread_bursts, waits
 from opentelemetry.instrumentation.starlette import StarletteInstrumentor
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
@@ -33,6 +33,16 @@ async def waiting(number: str) -> dict[str, Any]:
 @app.get("/blocks/{number}")
 def blocking(number: str) -> dict[str, Any]:
     return blocks(number)
+
+
+@app.get("/bursts/{number}")
+async def bursting(number: str) -> dict[str, Any]:
+    return await bursts(number)
+
+
+@app.get("/thread-bursts/{number}")
+def bursting_on_a_thread(number: str) -> dict[str, Any]:
+    return thread_bursts(number)
 
 
 @app.get("/steps/{number}")

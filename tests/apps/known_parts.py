@@ -131,6 +131,43 @@ async def waits(number: str, *more: Callable[[], Awaitable[object]]) -> dict[str
     return answer
 
 
+BURST = 0.005
+"""Seconds: no more than the interpreter's switch interval."""
+
+REST = 0.005
+"""Seconds: two such requests keep a thread busy."""
+
+
+async def bursts(number: str) -> dict[str, Any]:
+    """Serve a request in an event loop that computes and waits in turns, shortly each time."""
+
+    async def request() -> dict[str, Any]:
+        parts = Parts()
+        await parts.wait(lead_in_async, number)
+        for _ in range(int(150 * SCALE)):
+            parts.call(compute_part, BURST / SCALE)
+            await parts.wait(sleep_part, REST / SCALE)
+        return parts.facts()
+
+    answer: dict[str, Any] = await marked(request, number)()
+    return answer
+
+
+def thread_bursts(number: str) -> dict[str, Any]:
+    """Do the same on a thread."""
+
+    def request() -> dict[str, Any]:
+        parts = Parts()
+        parts.call(lead_in, number)
+        for _ in range(int(150 * SCALE)):
+            parts.call(compute_part, BURST / SCALE)
+            parts.call(block_part, REST / SCALE)
+        return parts.facts()
+
+    answer: dict[str, Any] = marked(request, number)()
+    return answer
+
+
 async def lead_in_async(number: str) -> None:
     await asyncio.sleep(START + STAGGER * int(number))
 

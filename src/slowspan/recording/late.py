@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
 from slowspan import native
+from slowspan.recording.carriers import ThreadCarrier, carrier_of
 from slowspan.recording.meter import Meter
 from slowspan.recording.recording import Lost
 from slowspan.recording.trace import Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
 
+    from slowspan.recording.carriers import Carrier
     from slowspan.recording.recording import Recording, Watcher, Young
 
 
@@ -47,6 +50,22 @@ class Late(dict["Recording", None]):
             for recording in list(self):
                 if recording.owner is owner:
                     owner.on_ended(recording)
+
+
+def some_home(late: Late, watchers: Iterable[Watcher]) -> tuple[int, bool]:
+    """Return the kernel's id of a thread on which a request runs, or 0, and whether others run there, too."""
+    carrier = next(_carriers(late, watchers), None)
+    return (carrier.native_id, not isinstance(carrier, ThreadCarrier)) if carrier is not None else (0, False)
+
+
+def _carriers(late: Late, watchers: Iterable[Watcher]) -> Iterator[Carrier]:
+    for recording in late:
+        yield recording.carrier
+    for watcher in watchers:
+        for _, runner, *_ in list(watcher.young.values()):
+            # Of a greenlet that has ended the hub can be gone.
+            with contextlib.suppress(AttributeError):
+                yield carrier_of(runner)
 
 
 def collect_late(late: Late, watchers: Iterable[Watcher], now: int, longest_ns: int) -> tuple[int, int]:

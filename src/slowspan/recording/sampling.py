@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from slowspan import native
@@ -50,9 +52,14 @@ class _Tick(NamedTuple):
     now_ns: int
     lock: Lock
     contended: bool
+    forced: bool
+    running: Mapping[int, int]
+    """By thread: how many requests were found running there. Between two looks it can have gone on."""
 
 
-def sample(recordings: Iterable[Recording], tick: int, *, interval_ns: int, lock: Lock, contended: bool) -> None:
+def sample(
+    recordings: Iterable[Recording], tick: int, *, interval_ns: int, lock: Lock, contended: bool, forced: bool = False
+) -> None:
     """Take one sample of every recording whose turn it is. Runs on the sampler thread.
 
     Args:
@@ -61,6 +68,7 @@ def sample(recordings: Iterable[Recording], tick: int, *, interval_ns: int, lock
         interval_ns: The mean time between two ticks. After a tick for others the next one can come earlier.
         lock: How the sampler came by the interpreter lock.
         contended: Whether threads of the process queue for the interpreter lock.
+        forced: Whether threads have been stopped for this tick that would not have been else.
     """
     now = time.perf_counter_ns()
     open_ones = [r for r in recordings if not (r.ended or r.lost)]
@@ -68,7 +76,8 @@ def sample(recordings: Iterable[Recording], tick: int, *, interval_ns: int, lock
     if not due:
         return
     sights = [(recording, sight) for recording, sight in _look(due) if sight is not None]
-    facts = _Tick(time.perf_counter_ns(), lock, contended)
+    running = Counter(r.carrier.thread_id for r, sight in sights if sight.thread_id == r.carrier.thread_id)
+    facts = _Tick(time.perf_counter_ns(), lock, contended, forced, running)
     unclear = []
     for recording, sight in sights:
         try:
@@ -91,8 +100,10 @@ def _look(recordings: Iterable[Recording]) -> Iterator[tuple[Recording, Sight | 
                 shared.append(recording)
             else:
                 yield recording, _look_at(recording, frames)
-    for recording in shared:
-        # Of each at its own instant: where its task is, is read with it, and both must be of the same.
+    # Each at an instant of its own: where its task is, is read with the frames, and both must be of the same. The first
+    # one has the instant at which the sampler came by the lock. Between two looks others can run.
+    first = random.randrange(len(shared)) if shared else 0
+    for recording in shared[first:] + shared[:first]:
         with all_frames() as frames:
             yield recording, _look_at(recording, frames)
 
@@ -114,7 +125,8 @@ def _sample_one(recording: Recording, tick: _Tick, sight: Sight) -> _Look | None
         raise ThreadEndedError
     at_ns = tick.now_ns - recording.origin_ns
     meter = trace.meter
-    cpu_ns = meter.read(sight, recording.carrier.thread_id, at_ns)
+    home = recording.carrier.thread_id
+    cpu_ns = meter.read(sight, home, at_ns, tick.running.get(home, 0))
     if sight.state is not State.ON_THREAD:
         accounts = Accounts(cpu_ns) if cpu_ns is not None else None
         _add(trace, at_ns, accounts, sight, READY if sight.state is State.READY else WAITING)
@@ -128,7 +140,7 @@ def _sample_one(recording: Recording, tick: _Tick, sight: Sight) -> _Look | None
     if _is_stopped(tick.lock, sight, share):
         # One that computed all the time never waited for a processor.
         delay_ns = meter.new_delay_ns(gauge) if share < NEARLY_ALL else 0
-        _add(trace, at_ns, Accounts(cpu_ns, delay_ns, queued=contended), sight, COMPUTING)
+        _add(trace, at_ns, Accounts(cpu_ns, delay_ns, queued=contended and not tick.forced), sight, COMPUTING)
         return None
     if contended and share < NEARLY_ALL and _is_queued(gauge, tick.lock, share):
         _add(trace, at_ns, Accounts(cpu_ns, queued=True), sight, READY)

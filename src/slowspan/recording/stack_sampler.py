@@ -14,7 +14,7 @@ from slowspan.recording.bell import Bell
 from slowspan.recording.budget import Budget
 from slowspan.recording.classify import Lock
 from slowspan.recording.kernel_files import keep_lock
-from slowspan.recording.late import Late, collect_late, prune_late
+from slowspan.recording.late import Late, collect_late, prune_late, some_home
 from slowspan.recording.load import Load
 from slowspan.recording.runners import notice_new_libraries
 from slowspan.recording.sampling import give_up_reused_threads, sample
@@ -37,6 +37,9 @@ REST_NS = 5_000_000_000
 
 SOON_NS = 100_000_000
 """What a request's end has left waits for so long: a process that is killed meanwhile has lost it."""
+
+MOMENT_NS = 1_000_000
+"""The mean time for which threads that compete for the interpreter lock switch finely, so that one can be stopped."""
 
 JITTER = 0.5
 """Each sleep is 0.5 to 1.5 intervals long: a fixed one locks on to whatever the application does periodically."""
@@ -84,6 +87,7 @@ class StackSampler:
         self._bell = Bell()
         self._tick_number = 0
         self._lock = Lock.FREE
+        self._forced = False
         self._cpu_ns = 0
         self._awake_ns = 0
         self._linger_until_ns = 0
@@ -96,9 +100,8 @@ class StackSampler:
 
     def _begin_accounts(self) -> None:
         self._budget = Budget(self._budget.share)
-        # The first one decides how samples are read, so it must be quick; the second one how many there are, so it must
-        # not follow a request that computes and waits in turns.
-        self._competition = Load(window_ns=40_000_000, above=0.6)
+        self._switching.measure_anew()
+        # It decides how many samples there are, so it must not follow a request that computes and waits in turns.
         self._saturation = Load(window_ns=80_000_000, above=0.9, below=0.6)
 
     @property
@@ -279,7 +282,21 @@ class StackSampler:
             else:
                 slept_ns = max(delay_ns, self._stretch(MIN_SLEEP_NS))
                 self._next_look_ns = time.perf_counter_ns() + int(slept_ns)
-                self._lock = self._bell.sleep(slept_ns)
+                self._sleep(slept_ns)
+
+    def _sleep(self, delay_ns: float) -> None:
+        self._lock, self._forced = self._bell.sleep(delay_ns), False
+        # A thread that gives the lock up begins to wait at this instant. If all compute for less than the switch
+        # interval, none would ever be seen to. A moment later any instant is as likely as another.
+        if self._switching.contended and self._lock is not Lock.HELD and self._is_sample_due():
+            self._forced = self._switching.force()
+            if self._forced:
+                self._lock = self._bell.sleep(MOMENT_NS * _jitter())
+                # Before anybody can stop this thread in the middle of a look.
+                self._switching.update()
+
+    def _is_sample_due(self) -> bool:
+        return bool(self.late) and time.perf_counter_ns() >= self._sample_at_ns
 
     def _turn(self, clock: int) -> float | None:
         """Tick, and rest when it is time; return the nanoseconds to sleep, or None to park."""
@@ -297,6 +314,7 @@ class StackSampler:
         return delay_ns
 
     def _park(self) -> None:
+        self._switching.restore()
         self.parked = True
         # A request may have looked at ``parked`` just before.
         if not self._young_count():
@@ -316,9 +334,8 @@ class StackSampler:
             self.beware()
         young = self._young_count()
         # Before the first of them is looked at: what that costs depends on it.
-        for load in (self._competition, self._saturation):
-            load.measure(idle=not (young or self.late))
-        self._switching.contended = self._competition.is_busy and young + len(self.late) > 1
+        self._saturation.measure(idle=not (young or self.late))
+        self._switching.measure(young + len(self.late), lambda: some_home(self.late, watchers))
         if self.late:
             self._switching.update()
             if young + len(self.late) > 1:
@@ -329,7 +346,11 @@ class StackSampler:
                 self._sample_at_ns = clock + self._sample(stride)
             # It also wakes up for requests that become late before that.
             return min(max(self._sample_at_ns - clock, 0), next_due_ns)
-        self._switching.restore()
+        if self._is_wary and self._switching.alone:
+            # Where it could not run for long, it would not either when the next request becomes late.
+            self._switching.update()
+        else:
+            self._switching.restore()
         clock = time.perf_counter_ns()
         if young:
             self._linger_until_ns = clock + LINGER_NS
@@ -346,15 +367,20 @@ class StackSampler:
             interval_ns=self._interval_ns,
             lock=self._lock,
             contended=self._switching.contended,
+            forced=self._forced,
         )
         interval_ns = self._stretch(self._interval_ns * stride)
-        return int(interval_ns * (1 - JITTER + 2 * JITTER * random.random()))
+        return int(interval_ns * _jitter())
 
     def _stretch(self, interval_ns: float) -> float:
         return self._budget.stretch(interval_ns, saturated=self._saturation.is_busy)
 
     def _young_count(self) -> int:
         return sum(len(watcher.young) for watcher in self._all_watchers())
+
+
+def _jitter() -> float:
+    return 1 - JITTER + 2 * JITTER * random.random()
 
 
 shared: StackSampler = StackSampler()
