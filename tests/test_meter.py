@@ -213,8 +213,8 @@ def test_no_two_requests_of_one_thread_have_the_same_time(gauges: Gauges) -> Non
     looks = Looks()
     looks.look(HOME)
     here, away = Sight([], 0, State.ON_THREAD, HOME), Sight([], 0, State.SUSPENDED)
-    for sight, running, expected in ((here, 1, 8), (here, 2, 12), (away, 1, 12), (away, 0, 18)):
+    for sight, others, expected in ((here, 0, 8), (here, 1, 12), (away, 1, 12), (away, 0, 18)):
         gauges.compute(HOME, ms=8)
-        cpu_ns = looks.meter.read(sight, HOME, 10**9, running)
+        cpu_ns = looks.meter.read(sight, HOME, 10**9, others)
         assert cpu_ns is not None
         assert cpu_ns / MS == pytest.approx(expected, abs=0.1)

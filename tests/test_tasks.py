@@ -643,3 +643,20 @@ def test_asyncio_is_noticed_at_once(shop: Watched, monkeypatch: pytest.MonkeyPat
 
     asyncio.run(serve())
     assert [functions(profile)["nap"] > 0.5 for profile in shop.profiles()] == [True, True]
+
+
+def test_spans_inside_one_another_each_have_their_whole_time(shop: Watched) -> None:
+    """A span inside a request's, in its task or in one that it awaits, takes no time away from the request."""
+
+    async def compute() -> None:
+        end = time.thread_time() + 0.3
+        while time.thread_time() < end:
+            sum(number * number % 7 for number in range(300))
+
+    async def serve() -> None:
+        await handle(shop, compute, "in the task")
+        await asyncio.gather(handle(shop, compute, "in a child"))
+
+    asyncio.run(handle(shop, serve, "request"))
+    computed = {p.span.name: sum(sample.cpu_ns for sample in p.samples) / 1e9 for p in shop.profiles()}
+    assert computed == pytest.approx({"in the task": 0.3, "in a child": 0.3, "request": 0.6}, rel=0.4)

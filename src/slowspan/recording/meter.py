@@ -95,14 +95,14 @@ class Meter:
         self.home.give_back()
         self._leave_all_but(())
 
-    def read(self, sight: Sight, home_thread_id: int, at_ns: int, running: int = 0) -> int | None:
+    def read(self, sight: Sight, home_thread_id: int, at_ns: int, others: int = 0) -> int | None:
         """Return the CPU time of the request so far, None where it cannot be known.
 
         Args:
             sight: Where the request is.
             home_thread_id: The thread on which it began.
             at_ns: The time of the look, since the start of the span.
-            running: How many requests were found running on that thread, at instants close to this one.
+            others: How many other requests were found running on that thread, at instants close to this one.
 
         Raises:
             ThreadEndedError: That thread has ended.
@@ -117,8 +117,8 @@ class Meter:
         if self.shared and last is not None:
             is_here = sight.state is State.ON_THREAD and not is_guest
             moved = sight.moved and not is_guest
-            is_busy = sight.loop_is_busy or running > 0
-            own_ns = int(own_ns * self._turns.share(is_here=is_here, is_busy=is_busy, moved=moved) / max(running, 1))
+            is_busy = sight.loop_is_busy or others > 0
+            own_ns = int(own_ns * self._turns.share(is_here=is_here, is_busy=is_busy, moved=moved) / (others + 1))
         # Where a generator is followed into what takes its items, the home of that is another one.
         guests = {sight.thread_id, *sight.guests} - {0, home_thread_id} if is_guest or sight.guests else set()
         loop = sight.guest_loop

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from slowspan import native
@@ -17,7 +16,7 @@ from slowspan.recording.stacks import all_frames
 from slowspan.recording.trace import COMPUTING, READY, WAITING, Accounts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from types import FrameType
 
     from opentelemetry.sdk.trace import Span
@@ -53,8 +52,13 @@ class _Tick(NamedTuple):
     lock: Lock
     contended: bool
     forced: bool
-    running: Mapping[int, int]
-    """By thread: how many requests were found running there. Between two looks it can have gone on."""
+    running: Mapping[int, Collection[int]]
+    """By thread: the traces of the requests that were found running there. Between two looks it can have gone on."""
+
+    def others(self, recording: Recording) -> int:
+        """Return how many requests of other traces were found running on a request's thread."""
+        found = self.running.get(recording.carrier.thread_id)
+        return len(found) - (_trace_id(recording.span()) in found) if found else 0
 
 
 def sample(
@@ -76,8 +80,7 @@ def sample(
     if not due:
         return
     sights = [(recording, sight) for recording, sight in _look(due) if sight is not None]
-    running = Counter(r.carrier.thread_id for r, sight in sights if sight.thread_id == r.carrier.thread_id)
-    facts = _Tick(time.perf_counter_ns(), lock, contended, forced, running)
+    facts = _Tick(time.perf_counter_ns(), lock, contended, forced, _found_running(sights))
     unclear = []
     for recording, sight in sights:
         try:
@@ -118,6 +121,15 @@ def _look_at(recording: Recording, frames: Mapping[int, FrameType]) -> Sight | N
     return None
 
 
+def _found_running(sights: Iterable[tuple[Recording, Sight]]) -> dict[int, set[int]]:
+    found: dict[int, set[int]] = {}
+    for recording, sight in sights:
+        home = recording.carrier.thread_id
+        if recording.follower.shares_thread and sight.thread_id == home:
+            found.setdefault(home, set()).add(_trace_id(recording.span()))
+    return found
+
+
 def _sample_one(recording: Recording, tick: _Tick, sight: Sight) -> _Look | None:
     """Add a sample, or return it when a second look must tell its class."""
     trace = recording.trace
@@ -125,8 +137,7 @@ def _sample_one(recording: Recording, tick: _Tick, sight: Sight) -> _Look | None
         raise ThreadEndedError
     at_ns = tick.now_ns - recording.origin_ns
     meter = trace.meter
-    home = recording.carrier.thread_id
-    cpu_ns = meter.read(sight, home, at_ns, tick.running.get(home, 0))
+    cpu_ns = meter.read(sight, recording.carrier.thread_id, at_ns, tick.others(recording))
     if sight.state is not State.ON_THREAD:
         accounts = Accounts(cpu_ns) if cpu_ns is not None else None
         _add(trace, at_ns, accounts, sight, READY if sight.state is State.READY else WAITING)
