@@ -7,7 +7,7 @@ largest difference, in points, between a part's true share and its share among t
 a profile with another request's frames fails the run. The figure is the median over requests, as in ``bench.truth``.
 
 Threads that compute at once queue for one interpreter lock. So where each request has a thread they begin to compute
-one after the other; but for those models in which two requests compute in short bursts, half of the time each.
+one after the other; but for those models in which one or two requests compute in short bursts, half of the time each.
 """
 
 from __future__ import annotations

@@ -32,6 +32,9 @@ _WORST_BITS = 21
 _SKEW = 2.0
 """Seconds within which a server has let a lease lapse that has ended for us."""
 
+_EARLY = 1
+"""Seconds for which a server keeps a lease longer: one that counts in whole seconds would give one claim to two."""
+
 _STEPS = 60_000
 """Steps of that logarithm for a factor of e: twice as slow is told from twice as slow less 0.002 %."""
 
@@ -55,8 +58,6 @@ class LimitsStore:
         self._policy = policy
         self._keep = math.ceil(2 * policy.window)
         self._lease = max(1, math.ceil(policy.lease))
-        # A server that counts in whole seconds may be up to one early, and would give one claim to two.
-        self._lapses_after = self._lease + 1
         self._start_anew()
         call_after_fork(self._start_anew)
 
@@ -77,7 +78,7 @@ class LimitsStore:
         hour = hour_of(now)
         if not self._has_room(hour):
             return self._hold_back(key, told, duration_ns, hour, counted=counted, held=held)
-        if self._counters.incr(f"{key.digest}:lease", self._lapses_after) != 1:
+        if self._counters.incr(f"{key.digest}:lease", self._lease + _EARLY) != 1:
             self._count(key.digest, _unpack(told)[0], duration_ns, seen)
             return None
         # Another one may have told it, and given the lease back, since it was looked up above.

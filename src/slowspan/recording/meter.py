@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from slowspan.recording.sight import Sight
 
 
-class _Turns:
+class _Tally:
     """How often a request was found running on a thread that it shares with others, and how often others were."""
 
     __slots__ = ("_others", "_own")
@@ -41,11 +41,11 @@ class _Turns:
 class _Guest:
     """A thread that works for the request for a while."""
 
-    __slots__ = ("_cpu_ns", "gauge", "turns")
+    __slots__ = ("_cpu_ns", "gauge", "tally")
 
     def __init__(self, thread_id: int) -> None:
         self.gauge = borrow_gauge(native.native_id_of(thread_id))
-        self.turns = _Turns()
+        self.tally = _Tally()
         self._cpu_ns: int | None = None
 
     def used_ns(self) -> int:
@@ -88,7 +88,7 @@ class Meter:
         self._last_home_ns: int | None = None
         self._credit_ns = 0
         self._last_delay: tuple[ThreadGauge, int] | None = None
-        self._turns = _Turns()
+        self._tally = _Tally()
 
     def close(self) -> None:
         """Give the gauges back."""
@@ -118,7 +118,7 @@ class Meter:
             is_here = sight.state is State.ON_THREAD and not is_guest
             moved = sight.moved and not is_guest
             is_busy = sight.loop_is_busy or others > 0
-            own_ns = int(own_ns * self._turns.share(is_here=is_here, is_busy=is_busy, moved=moved) / (others + 1))
+            own_ns = int(own_ns * self._tally.share(is_here=is_here, is_busy=is_busy, moved=moved) / (others + 1))
         # Where a generator is followed into what takes its items, the home of that is another one.
         guests = {sight.thread_id, *sight.guests} - {0, home_thread_id} if is_guest or sight.guests else set()
         loop = sight.guest_loop
@@ -126,8 +126,8 @@ class Meter:
             guests.add(loop.thread_id)
         used = self._used_by_guests(guests) if guests or self._guests else {}
         if loop is not None and loop.thread_id in used:
-            turns, is_here = self._guests[loop.thread_id].turns, sight.thread_id == loop.thread_id
-            share = turns.share(is_here=is_here, is_busy=loop.is_busy, moved=loop.moved)
+            tally, is_here = self._guests[loop.thread_id].tally, sight.thread_id == loop.thread_id
+            share = tally.share(is_here=is_here, is_busy=loop.is_busy, moved=loop.moved)
             used[loop.thread_id] = int(used[loop.thread_id] * share)
         shown_ns = used.get(sight.thread_id, 0) if is_guest else own_ns
         self.share = shown_ns / wall_ns if wall_ns else 0.0
@@ -147,7 +147,7 @@ class Meter:
             return cpu_ns + self._credit_ns
         last = self._last_home_ns
         # A look that finds the request running is one of many; this one finds it there whatever it did before.
-        return self._credit_ns + (int((cpu_ns - last) * self._turns.usual_share()) if last is not None else 0)
+        return self._credit_ns + (int((cpu_ns - last) * self._tally.usual_share()) if last is not None else 0)
 
     def gauge(self, sight: Sight) -> ThreadGauge:
         """Return the gauge of the thread that the request is on."""

@@ -62,7 +62,7 @@ class _Tick(NamedTuple):
 
 
 def sample(
-    recordings: Iterable[Recording], tick: int, *, interval_ns: int, lock: Lock, contended: bool, forced: bool = False
+    recordings: Iterable[Recording], tick: int, *, interval_ns: int, lock: Lock, contended: bool, forced: bool
 ) -> None:
     """Take one sample of every recording whose turn it is. Runs on the sampler thread.
 

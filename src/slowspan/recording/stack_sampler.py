@@ -285,15 +285,15 @@ class StackSampler:
                 self._sleep(slept_ns)
 
     def _sleep(self, delay_ns: float) -> None:
-        self._lock, self._forced = self._bell.sleep(delay_ns), False
+        self._lock = self._bell.sleep(delay_ns)
         # A thread that gives the lock up begins to wait at this instant. If all compute for less than the switch
         # interval, none would ever be seen to. A moment later any instant is as likely as another.
-        if self._switching.contended and self._lock is not Lock.HELD and self._is_sample_due():
-            self._forced = self._switching.force()
-            if self._forced:
-                self._lock = self._bell.sleep(MOMENT_NS * _jitter())
-                # Before anybody can stop this thread in the middle of a look.
-                self._switching.update()
+        is_biased = self._switching.contended and self._lock is not Lock.HELD
+        self._forced = is_biased and self._is_sample_due() and self._switching.force()
+        if self._forced:
+            self._lock = self._bell.sleep(MOMENT_NS * _jitter())
+            # Before anybody can stop this thread in the middle of a look.
+            self._switching.update()
 
     def _is_sample_due(self) -> bool:
         return bool(self.late) and time.perf_counter_ns() >= self._sample_at_ns

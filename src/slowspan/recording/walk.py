@@ -161,7 +161,6 @@ class Walk:
         return State.SUSPENDED
 
     def _wait_for(self, future: Any, coroutine: Any) -> State:
-        self._note_loop(future)
         self.moved_in_loop = self.memory.has_moved(coroutine, future)
         self.moved = self.moved or self.moved_in_loop
         return State.SUSPENDED
@@ -169,11 +168,6 @@ class Walk:
     def _ready(self) -> State:
         self.moved = self.moved_in_loop = True
         return State.READY
-
-    def _note_loop(self, future: Any) -> None:
-        """Note the event loop of a coroutine of which no task is known."""
-        if self.loop is None and hasattr(future, "get_loop"):
-            self.loop = future.get_loop()
 
     def _waits_for_time(self, onward: handoffs.Onward) -> bool:
         self.due_at = onward.due_at
@@ -189,8 +183,9 @@ class Walk:
         return self._follow_children(onward.futures)
 
     def _follow_future(self, future: Any, coroutine: Any) -> State | None:
+        if self.loop is None and hasattr(future, "get_loop"):
+            self.loop = future.get_loop()  # Of a coroutine that a thread serves no task is known.
         if future.done():
-            self._note_loop(future)
             return self._ready()
         if hasattr(future, "get_coro"):
             return self.follow_task(future)
