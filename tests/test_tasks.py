@@ -21,7 +21,7 @@ from slowspan.recording import runners
 from slowspan.recording.gauge import HAS_THREAD_CLOCKS
 from slowspan.recording.synthetic import BEFORE_FIRST_SAMPLE, HELD_THE_LOOP, WAITING_FOR_LOOP
 from slowspan.report.summary import hot_lines, time_shares
-from watched import LONG, Watched, compute_here, functions, handle, paths, seconds_below
+from watched import LONG, Watched, compute_for, compute_here, functions, handle, paths, seconds_below
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
@@ -477,23 +477,16 @@ def wait_in_thread() -> None:
     time.sleep(LONG)
 
 
-def compute_in_thread(seconds: float) -> None:
-    """Compute until that much CPU time is used, however busy the machine is."""
-    end = time.thread_time() + seconds
-    while time.thread_time() < end:
-        sum(range(200))
-
-
 async def in_one_group() -> None:
     """Compute in two threads."""
-    await asyncio.gather(asyncio.to_thread(compute_in_thread, LONG), asyncio.to_thread(compute_in_thread, LONG))
+    await asyncio.gather(asyncio.to_thread(compute_for, LONG), asyncio.to_thread(compute_for, LONG))
 
 
 async def in_groups_of_groups() -> None:
     """Compute in two threads, each below a group of its own."""
 
     async def in_a_thread() -> None:
-        await asyncio.gather(anyio.to_thread.run_sync(compute_in_thread, LONG), nap(0.01))
+        await asyncio.gather(anyio.to_thread.run_sync(compute_for, LONG), nap(0.01))
 
     await asyncio.gather(in_a_thread(), in_a_thread())
 
@@ -649,9 +642,7 @@ def test_spans_inside_one_another_each_have_their_whole_time(shop: Watched) -> N
     """A span inside a request's, in its task or in one that it awaits, takes no time away from the request."""
 
     async def compute() -> None:
-        end = time.thread_time() + 0.3
-        while time.thread_time() < end:
-            sum(number * number % 7 for number in range(300))
+        compute_for(0.3)
 
     async def serve() -> None:
         await handle(shop, compute, "in the task")

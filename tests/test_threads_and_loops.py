@@ -13,7 +13,7 @@ import anyio.to_thread
 import pytest
 
 from slowspan.recording.synthetic import WAITING_FOR_LOOP
-from watched import LONG, Watched, functions, handle, seconds_below
+from watched import LONG, Watched, compute_for, functions, handle, seconds_below
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -122,17 +122,10 @@ def test_work_that_the_loop_has_not_taken_up(shop: Watched) -> None:
     assert "hold_the_loop" not in functions(profile)
 
 
-def compute(seconds: float) -> None:
-    """Use the processor for so long."""
-    end = time.thread_time() + seconds
-    while time.thread_time() < end:
-        sum(number * number % 7 for number in range(300))
-
-
 async def bursts() -> None:
     """Compute for 0.3 s in all, and wait in between."""
     for _ in range(30):
-        compute(0.01)
+        compute_for(0.01)
         await asyncio.sleep(0.01)
 
 

@@ -154,6 +154,13 @@ def compute_here(seconds: float = SLOW) -> None:
         sum(range(200))
 
 
+def compute_for(seconds: float) -> None:
+    """Compute until that much CPU time is used, however busy the machine is, and seen or not."""
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        sum(range(200))
+
+
 def _watch_the_sampler() -> Callable[[], bool]:
     """Return a function that tells whether a few samples have come since now, if any are to be expected."""
     deadline = time.monotonic() + 30
